@@ -29,6 +29,7 @@ from framework.service.app import Slot, WorkerApp
 from framework.service.batching import Item
 from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
+from framework.service.unique import Unique
 
 _queues.opener = _connecting.process_producer
 _app.connector = _connecting.connect
@@ -67,6 +68,7 @@ __all__ = [
     "Slo",
     "Slot",
     "Snooze",
+    "Unique",
     "WorkerApp",
     "WorkerError",
 ]

@@ -108,8 +108,8 @@ class Acts:
     def edit(self, view: JobView, text: str, *, keep: bool = False) -> JobId:
         """Enqueue a copy of a job with another payload on its home queue, then delete the job.
 
-        The copy has a new id, all its attempts and its full ttl, and no checkpoint; headers and priority stay. If this
-        process is killed in between, both exist.
+        The copy has a new id, no unique key, no checkpoint, all its attempts and its full ttl; headers and priority
+        stay. If this process is killed in between, both exist.
 
         Args:
             text: the payload, strict JSON that fits the queue's payload type where the service declares the queue.
@@ -125,7 +125,8 @@ class Acts:
         job_id, uid = new_ids()
         copy = replace(
             view.job, id=job_id, uid=uid, payload=data, enqueued_at=time.time(), not_before=None, chosen_id=False,
-            scheduled_for=None, history=(), extras=with_saved(extras, "null"),
+            scheduled_for=None, history=(),
+            extras=with_saved(replace(extras, unique_key=None, unique_scope=None), "null"),
         )  # fmt: skip
         (stored,) = self._store.engine.enqueue([copy])
         self._done("edit", view, "")

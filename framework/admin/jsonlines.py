@@ -8,10 +8,17 @@ from __future__ import annotations
 import json
 import os
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from framework.model.errors import EnqueueError, InvalidPayload, PayloadTooLarge, UsageError, WorkerError
+from framework.model.errors import (
+    EnqueueError,
+    InvalidArgument,
+    InvalidPayload,
+    PayloadTooLarge,
+    UsageError,
+    WorkerError,
+)
 from framework.model.exceptions import describe
 from framework.service.codec import UndecodablePayload, codec_for, parse_strict
 from framework.service.producer import BATCH, BATCH_BYTES
@@ -142,7 +149,7 @@ class LineFeed:
             self._store(batch)
         except EnqueueError as error:
             rest = batch[len(error.enqueued) :]
-            if isinstance(error, (InvalidPayload, PayloadTooLarge)):
+            if isinstance(error, (InvalidPayload, InvalidArgument, PayloadTooLarge)):
                 self._store_singly(rest)  # finds the line for which the batch was refused
             self._stop(rest[0][0] if rest else batch[-1][0], error)
         finally:
@@ -160,15 +167,20 @@ class LineFeed:
         if not batch:
             return
         try:
-            self._queue.enqueue_many([payload for _, payload in batch], delay=self._delay(), **self._own)
-            self.queued += len(batch)
+            found = self._queue.enqueue_many([payload for _, payload in batch], delay=self._delay(), **self._own)
+            self.queued += _count(found)
         except EnqueueError as error:
-            self.queued += len(error.enqueued)
+            self.queued += _count(error.enqueued)
             raise
 
     def _stop(self, number: int, error: EnqueueError) -> NoReturn:
         jobs = "job was" if self.queued == 1 else "jobs were"
         raise LineError(f"line {number}: {error} ({self.queued:,} {jobs} queued before it)") from error
+
+
+def _count(found: Sequence[str]) -> int:
+    """Return how many of these jobs were stored: a duplicate was not."""
+    return sum(not getattr(job_id, "duplicate", False) for job_id in found)
 
 
 def _text(line: bytes, number: int) -> str:

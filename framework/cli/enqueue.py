@@ -22,6 +22,7 @@ from framework.model.text.printable import escape
 from framework.service.options import resolve
 from framework.service.queues import Queue
 from framework.service.request import JobOptions
+from framework.service.unique import holder
 
 
 @click.command(short_help="Enqueue one job, or one for each line of standard input.", epilog=MODULE_HELP)
@@ -74,7 +75,7 @@ def enqueue(
         found = queue.enqueue(payload, delay=delay or 0.0, run_at=when, job_id=job_id, **own)
     print(escape(found))
     if found.duplicate:
-        warn(f"a job of id {found!r} exists on {queue.name} already: nothing was queued")
+        warn(f"{holder(queue, found)} on {queue.name} already: nothing was queued")
     return 0
 
 

@@ -154,8 +154,21 @@ class Engine(Protocol):
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
         """Store the jobs durably, in this order for one producer, and return the id of each. Raises the EnqueueErrors.
 
-        A job with `chosen_id` whose id exists in any state of its queue is not stored: its id says `duplicate`. Where a
-        queue was not opened, this raises EnqueueFailed; the other verbs raise a WorkerError that names the queue.
+        A job with `chosen_id` whose id exists in any state of its queue is not stored: its id says `duplicate`. Nor is
+        a job whose unique key (`Extras.unique_key`) another job of its queue holds: the answer is the id of that job,
+        which says `duplicate`. No job has both. Of any number of concurrent enqueues of an id or a key one is stored.
+
+        A job holds its key by its `unique_scope`. "started": while it is ready or delayed, also for a retry or after a
+        release. "done": also while it is claimed. Seconds: so long from its enqueue, whatever becomes of it. A dead
+        letter holds none. What was a dead letter, or claimed, and waits again, holds its key again unless another job
+        has taken it meanwhile; then both run.
+
+        By its `on_conflict`, a job that is not stored changes the one that holds its key, if that is ready or delayed
+        and was never claimed: "replace" gives it payload and headers, "postpone" also `eligible_at` and ttl. Id, uid,
+        place and everything else stay. A job that was claimed, or is gone, stays as it is.
+
+        Where a queue was not opened, this raises EnqueueFailed; the other verbs raise a WorkerError that names the
+        queue.
         """
 
     def claim(self, queues: Sequence[str], *, limit: int, wait: float) -> Sequence[Lease]:

@@ -120,7 +120,9 @@ class InvalidArgument(EnqueueError, ValueError):
 
 
 class Duplicate(EnqueueError):
-    """A job of this id exists already; nothing was queued. Raised only with `on_conflict="raise"`.
+    """A job of this id, or with this unique key, exists already; nothing was queued.
+
+    Raised only with `on_conflict="raise"`.
 
     Attributes:
         job_id: the id of the job that exists.

@@ -39,7 +39,8 @@ class Extras:
 
     Attributes:
         priority: 0 to 9; jobs with a lower number are claimed first, 5 is usual.
-        unique_key, unique_scope: the key that makes the job unique, and its scope; stored, without effect so far.
+        unique_key: while the job holds this key, another job of its queue with the key is not stored.
+        unique_scope: how long it holds it: "started", "done", or seconds from the enqueue as text; see `window`.
         group: key of the jobs that share a limit.
         schedule: key of the schedule that made the job. tick: the scheduled moment, seconds since the epoch.
         timeout: seconds for each of its attempts. retry: numbers of its retry policy, by name.
@@ -74,6 +75,15 @@ class Extras:
         """Return the fields of FIELDS that differ from their defaults."""
         found = {name: getattr(self, name) for name in FIELDS}
         return {name: value for name, value in found.items() if value is not _DEFAULTS[name]}
+
+    @property
+    def window(self) -> float | None:
+        """Return for how many seconds from the enqueue the job holds its unique key; None: as long as it is alive."""
+        try:
+            found = float(self.unique_scope or "")
+        except ValueError:
+            return None
+        return found if 0 < found <= LONGEST else None
 
     @property
     def text(self) -> str:

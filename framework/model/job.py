@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
@@ -24,10 +24,10 @@ Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "inva
 
 
 class JobId(str):
-    """The id of a job that `enqueue` was asked to store.
+    """The id of a job that `enqueue` was asked to store, or of the job that holds its unique key.
 
     Attributes:
-        duplicate: a job of this id existed already, in any state, so nothing was stored.
+        duplicate: a job of this id existed already, or holds the unique key, so no second one was stored.
     """
 
     duplicate: bool = False
@@ -89,6 +89,8 @@ class Job:
         scheduled_for: the moment that a schedule planned, seconds since the epoch; None if no schedule made the job.
         history: failed attempts, oldest first: the first and the last ten.
         extras: priority, keys, per-job options and origin; most jobs have few of them or none.
+        on_conflict: not stored; what an enqueue does to a waiting job that holds the unique key. "replace": that job
+            gets this payload. "postpone": and it waits as long as this one. Other texts: nothing.
     """
 
     id: str
@@ -103,6 +105,22 @@ class Job:
     scheduled_for: float | None = None
     history: Sequence[Failure] = ()
     extras: Extras = NONE
+    on_conflict: str = field(default="keep", compare=False)
+
+    @property
+    def changes_another(self) -> bool:
+        """Return whether the job changes a waiting one that holds its unique key."""
+        return self.on_conflict in ("replace", "postpone") and self.extras.unique_key is not None
+
+    def changed_by(self, other: Job) -> Job:
+        """Return this job with the payload and headers, and perhaps the time, of another with its unique key."""
+        job = replace(self, payload=other.payload, headers=other.headers)
+        return replace(job, not_before=other.eligible_at, ttl=other.ttl) if other.on_conflict == "postpone" else job
+
+    @property
+    def excludes(self) -> bool:
+        """Return whether the job is only stored if no other has its chosen id or its unique key."""
+        return self.chosen_id or self.extras.unique_key is not None
 
     @property
     def eligible_at(self) -> float:

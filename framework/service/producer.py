@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from framework.engine.port import Engine, Inspector, Transactional
 from framework.model.errors import (
-    Duplicate,
     EngineError,
     EnqueueError,
     EnqueueFailed,
@@ -28,7 +26,7 @@ from framework.model.errors import (
     SettingsError,
 )
 from framework.model.extras import NONE, Extras
-from framework.model.job import Job, JobId, running
+from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
 from framework.service.cancelling import cancel
 from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks_large
@@ -38,6 +36,7 @@ from framework.service.queues import DeadLetter, Queue
 from framework.service.request import (
     JobOptions,
     Request,
+    Requests,
     check_own,
     checked_id,
     first_moment,
@@ -48,14 +47,13 @@ from framework.service.request import (
 )
 from framework.service.room import Room, pauses
 from framework.service.sender import CancelAnswer, NoSending, Sending
+from framework.service.unique import check_conflict, check_id, tell_of_duplicates
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
 BATCH_BYTES = 8 << 20  # of encoded payloads
 
 _NO_HEADERS: Mapping[str, str] = {}
-
-log = logging.getLogger("framework")
 
 
 @dataclass(slots=True)
@@ -76,12 +74,21 @@ class _Opened:
         return with_own(self.extras, own), own_ttl(own, self.options.ttl), own_headers(own)
 
 
+class _Encoded(NamedTuple):
+    """A job of `enqueue_many`: its payload, its id if that is chosen, and its unique key if it has one."""
+
+    data: bytes
+    job_id: str | None
+    key: str | None
+
+
 class Producer:
     """The producer of one process; safe in threads and event loops. Close it once.
 
     Jobs that are enqueued one by one at the same time share calls of the engine, whatever their queues (group commit).
-    Jobs with a chosen id share only calls that are round trips to a server: a local engine stores each under the lock
-    of its id, which another process may hold, and no other job must wait for that. Each batch has calls of its own.
+    Jobs with a chosen id or a unique key share only calls that are round trips to a server: a local engine stores each
+    under the lock of its id or key, which another process may hold, and no other job must wait for that. Each batch has
+    calls of its own.
 
     Args:
         engine: the engine, open.
@@ -119,7 +126,7 @@ class Producer:
                 headers.update(carried)
                 (stored,) = engine.enqueue_within(asked.connection, [job])
         if stored.duplicate:
-            _tell_of_duplicate(job.queue, stored, asked.on_conflict)
+            tell_of_duplicates(asked.queue, [stored], asked.on_conflict)
         return stored
 
     async def aenqueue(self, asked: Request) -> JobId:
@@ -152,65 +159,51 @@ class Producer:
         else:
             stored = await asyncio.to_thread(self._send, job, headers)
         if stored.duplicate:
-            _tell_of_duplicate(job.queue, stored, asked.on_conflict)
+            tell_of_duplicates(asked.queue, [stored], asked.on_conflict)
         return stored
 
-    def enqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None = None,
-        own: JobOptions | None = None,
-        block: float = 0.0,
-    ) -> list[JobId]:
+    def enqueue_batch(self, asked: Requests) -> list[JobId]:
         """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
+        connection, stored = asked.connection, list[JobId]()
         store = self._store if connection is None else partial(self._transactional().enqueue_within, connection)
-        stored: list[JobId] = []
-        waits = pauses(block)
+        waits = pauses(asked.block)
         with _listing(stored):
-            for encoded in self._encoded(queue, payloads):
-                with self._batch(queue, encoded, delay, own) as jobs:
-                    stored += self._room.put(store, jobs, waits)
+            for encoded in self._encoded(asked):
+                with self._batch(asked, encoded) as jobs:
+                    stored += (new := self._room.put(store, jobs, waits))
+                tell_of_duplicates(asked.queue, new, asked.on_conflict)
         return stored
 
-    async def aenqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None = None,
-        own: JobOptions | None = None,
-        block: float = 0.0,
-    ) -> list[JobId]:
+    async def aenqueue_batch(self, asked: Requests) -> list[JobId]:
         """Store as `enqueue_batch` does, in a thread; on the caller's connection, only the encoding is in a thread."""
-        if connection is None:
-            return await asyncio.to_thread(self.enqueue_batch, queue, payloads, delay=delay, own=own, block=block)
-        engine = self._transactional()
-        stored: list[JobId] = []
+        if asked.connection is None:
+            return await asyncio.to_thread(self.enqueue_batch, asked)
+        engine, stored = self._transactional(), list[JobId]()
         with _listing(stored):
-            batches = self._encoded(queue, payloads)
+            batches = self._encoded(asked)
             while (encoded := await asyncio.to_thread(next, batches, None)) is not None:
-                with self._batch(queue, encoded, delay, own) as jobs:
-                    stored += await engine.aenqueue_within(connection, jobs)
+                with self._batch(asked, encoded) as jobs:
+                    stored += (new := list(await engine.aenqueue_within(asked.connection, jobs)))
+                tell_of_duplicates(asked.queue, new, asked.on_conflict)
         return stored
 
     @contextmanager
-    def _batch(
-        self, queue: Queue[Any], encoded: Sequence[bytes], delay: float, own: JobOptions | None
-    ) -> Iterator[list[Job]]:
+    def _batch(self, asked: Requests, encoded: Sequence[_Encoded]) -> Iterator[list[Job]]:
         """Yield the jobs of encoded payloads, within the spans of their enqueue."""
+        queue, own = asked.queue, asked.own
         opened, now = self._opened[queue.name], self._clock()
         extras, ttl, more = opened.own(own) if own else (opened.extras, opened.options.ttl, {})
-        not_before = first_moment(now, delay, None)
-        ids = [new_ids() for _ in encoded]
+        not_before = first_moment(now, asked.delay, None)
+        ids = [new_ids() if one.job_id is None else (one.job_id, new_ids()[1]) for one in encoded]
         with self._sending.many(queue.name, [job_id for job_id, _ in ids]) as headers:
             yield [
-                Job(i, uid, queue.name, data, _headers(more, carried), now, not_before, ttl, False, None, (), extras)
-                for (i, uid), data, carried in zip(ids, encoded, headers, strict=True)
-            ]
+                Job(
+                    i, uid, queue.name, data, _headers(more, carried), now, not_before, ttl, job_id is not None, None,
+                    (), extras if key is None or queue.unique is None else queue.unique.marked(extras, key),
+                    asked.on_conflict,
+                )
+                for (i, uid), (data, job_id, key), carried in zip(ids, encoded, headers, strict=True)
+            ]  # fmt: skip
 
     def _send(self, job: Job, headers: dict[str, str], block: float = 0.0) -> JobId:
         with self._sending.one(job.queue, job.id, len(job.payload)) as carried:
@@ -238,7 +231,7 @@ class Producer:
         return self._engine
 
     def _groups(self, job: Job) -> bool:
-        return not (job.chosen_id and self._engine.features.local)
+        return not (job.excludes and self._engine.features.local)
 
     def _join(self, job: Job, headers: dict[str, str]) -> LoopTicket:
         """Put a coroutine's job in line and return its ticket.
@@ -289,20 +282,28 @@ class Producer:
 
     def _made(self, asked: Request) -> tuple[Job, dict[str, str]]:
         """Return a job, checked and encoded, and its headers, to which the caller adds the trace's."""
-        if asked.on_conflict not in ("keep", "raise"):
-            raise InvalidArgument(f"on_conflict={str(asked.on_conflict)[:60]!r}: write 'keep' or 'raise'")
-        opened = self._open(asked.queue)
+        queue, name = asked.queue, asked.queue.name
+        check_conflict(asked.on_conflict, queue)
+        opened = self._open(queue)
         now = self._clock()
         not_before = first_moment(now, asked.delay, asked.run_at)
-        data = self._encode(asked.queue, asked.payload, opened.options)
+        data = self._encode(queue, asked.payload, opened.options)
         job_id, uid = new_ids()
         if chosen := asked.job_id is not None:
+            check_id(queue)
             job_id = checked_id(asked.job_id)
         extras, ttl, more = opened.own(asked.own) if asked.own else (opened.extras, opened.options.ttl, _NO_HEADERS)
-        headers, name = _headers(more), asked.queue.name
+        if queue.unique is not None:
+            extras = queue.unique.marked(extras, self._key(queue, data))
+        headers = _headers(more)
         # By position, which is faster: every job comes through here.
-        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), extras)
+        job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), extras, asked.on_conflict)
         return job, headers
+
+    def _key(self, queue: Queue[Any], data: bytes) -> str:
+        """Return the unique key of an encoded payload, made from what a handler would get. Raises InvalidArgument."""
+        assert queue.unique is not None
+        return queue.unique.key_of(self._codecs[queue].decode(data), queue.name)
 
     def _codec(self, queue: Queue[Any], options: QueueOptions) -> Codec:
         if queue.payload_type is DeadLetter:
@@ -320,23 +321,29 @@ class Producer:
             )
         return data
 
-    def _encoded(self, queue: Queue[Any], payloads: Iterable[Any]) -> Iterator[list[bytes]]:
+    def _encoded(self, asked: Requests) -> Iterator[list[_Encoded]]:
         """Yield the encoded payloads in parts that are stored together. An error names the number of its payload."""
+        queue, jobs = asked.queue, asked.jobs
         options = self._open(queue).options
-        if isinstance(payloads, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
+        check_conflict(asked.on_conflict, queue)
+        if isinstance(jobs, (BaseModel, str, bytes, Mapping)):  # iterable, and surely one payload
             raise InvalidPayload(
-                f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(payloads).__name__}"
+                f"queue {queue.name!r}: enqueue_many takes an iterable of payloads, not one {type(jobs).__name__}"
             )
-        encoded: list[bytes] = []
+        if asked.paired:
+            check_id(queue)
+        encoded: list[_Encoded] = []
         size = 0
-        for number, payload in enumerate(payloads):
+        for number, (payload, job_id) in enumerate(asked.each()):
             try:
-                encoded.append(self._encode(queue, payload, options))
-            except (InvalidPayload, PayloadTooLarge) as error:
+                data = self._encode(queue, payload, options)
+                chosen = checked_id(job_id) if asked.paired else None
+                encoded.append(_Encoded(data, chosen, None if queue.unique is None else self._key(queue, data)))
+            except (InvalidPayload, InvalidArgument, PayloadTooLarge) as error:
                 if number:  # payload 0 may be the only one
                     error.args = (f"payload {number}, counted from 0: {error}",)
                 raise
-            size += len(encoded[-1])
+            size += len(data)
             if len(encoded) >= BATCH or size >= BATCH_BYTES:
                 yield encoded
                 encoded, size = [], 0
@@ -370,20 +377,3 @@ def _listing(stored: Sequence[JobId]) -> Iterator[None]:
 def _headers(own: Mapping[str, str], carried: Mapping[str, str] = _NO_HEADERS) -> dict[str, str]:
     """Return the headers of a job: its own, the type of its payload, and those that carry the context of its trace."""
     return {**own, "content-type": CONTENT_TYPE, **carried}
-
-
-def _tell_of_duplicate(queue: str, job_id: JobId, on_conflict: str) -> None:
-    """Raise Duplicate if the caller asked for it; warn a job that enqueues its successor under its own id.
-
-    Such a successor is never stored, because the running job holds the id.
-    """
-    if on_conflict == "raise":
-        raise Duplicate(f"queue {queue!r}: a job of id {job_id!r} exists already: nothing was queued", job_id=job_id)
-    lease = running.get()
-    if lease is not None and (lease.job.queue, lease.job.id) == (queue, job_id):
-        log.warning(
-            "queue %r: job %r enqueued another under its own id, which it holds as long as it exists: nothing was "
-            "queued; give the other an id of its own, or raise Snooze to run this one again",
-            queue,
-            str(job_id),
-        )

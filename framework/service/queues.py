@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from framework.model.errors import DeclarationError, caller_location
+from framework.model.errors import DeclarationError, InvalidArgument, caller_location
 from framework.model.extras import USUAL
 from framework.model.job import Failure, JobId, Reason
 from framework.model.limits import Breaker, Rate
@@ -21,16 +21,17 @@ from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, par
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
 from framework.service.marking import Marking
-from framework.service.request import JobOptions, Request
+from framework.service.request import JobOptions, Request, Requests
 from framework.service.room import checked_block
 from framework.service.sender import CancelAnswer, Sender
+from framework.service.unique import Unique, checked
 from framework.service.upgrades import Upgradable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 P = TypeVar("P")
-OnConflict = Literal["keep", "raise"]
+OnConflict = Literal["keep", "raise", "replace", "postpone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,8 @@ class Queue(_Declared, Upgradable, Marking[P]):
         max_payload_bytes: largest size of the payload as JSON.
         grace: seconds for which a job is put back, uncharged, that perhaps a newer version of the service wrote and
             that this one cannot read, counted from when it could first run; then it becomes a dead letter.
-        schedules: jobs that the framework enqueues at planned moments: `Cron` and `Every`.
+        schedules: jobs that the framework enqueues at planned moments: `Cron` and `Every`; they have no unique keys.
+        unique: the key by which its jobs are unique, and how long each holds its key.
         max_jobs_per_process: a process is replaced after so many jobs.
         max_memory: a process is replaced above so much resident memory, for instance `512MiB`.
         slo: how long jobs may wait; `worker alerts` makes alerts from it.
@@ -168,12 +170,14 @@ class Queue(_Declared, Upgradable, Marking[P]):
         max_payload_bytes: int = 1_048_576,
         grace: Seconds = 600,
         schedules: Sequence[Cron[P] | Every[P]] = (),
+        unique: Unique[P] | None = None,
         max_jobs_per_process: int | None = None,
         max_memory: str | None = None,
         slo: Slo | None = None,
     ) -> None:
         super().__init__(name)
-        self.dead_letter, self.schedules, self.pool, self._connected = dead_letter, tuple(schedules), pool, []
+        self.dead_letter, self.schedules, self.pool, self.unique = dead_letter, tuple(schedules), pool, checked(unique)
+        self._connected = []
         try:
             own = {"workers": workers, "concurrency": concurrency, "max_jobs_per_process": max_jobs_per_process}
             _check_pool(pool, weight, own | {"max_memory": max_memory})
@@ -218,8 +222,10 @@ class Queue(_Declared, Upgradable, Marking[P]):
         Args:
             payload: validated against the queue's payload type, stored as JSON.
             delay: seconds before the job may start. run_at: that moment, with a time zone. Give one of the two.
-            job_id: your own id; while a job of that id exists in any state, nothing is queued. on_conflict: then "keep"
-                returns the id with `duplicate` set, "raise" raises Duplicate.
+            job_id: your own id; while a job of that id exists in any state, nothing is queued. on_conflict: then, or if
+                another job holds the unique key, "keep" returns its id with `duplicate` set, "raise" raises Duplicate.
+                "replace" also gives payload and headers to that job if it waits and no worker has taken it so far, and
+                "postpone" lets it wait again, for as long as this job would.
             connection: a connection or session (psycopg, SQLAlchemy, asyncpg, Django) of the database that is the
                 engine: the job is queued when its transaction commits.
             block: seconds to wait for room in a full queue. own: options of this job alone, see JobOptions.
@@ -228,17 +234,8 @@ class Queue(_Declared, Upgradable, Marking[P]):
             InvalidPayload, InvalidArgument, PayloadTooLarge, QueueFull, EnqueueFailed, Duplicate: not queued.
             EnqueueUncertain: the job may or may not be queued.
         """
-        asked = Request(
-            self,
-            payload,
-            seconds(delay),
-            run_at,
-            job_id,
-            on_conflict,
-            connection,
-            own,
-            checked_block(block, connection),
-        )
+        wait = checked_block(block, connection)
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own, wait)
         return self.sender().enqueue(asked)
 
     async def aenqueue(
@@ -258,57 +255,57 @@ class Queue(_Declared, Upgradable, Marking[P]):
 
         If it is cancelled, the job may still be stored.
         """
-        asked = Request(
-            self,
-            payload,
-            seconds(delay),
-            run_at,
-            job_id,
-            on_conflict,
-            connection,
-            own,
-            checked_block(block, connection),
-        )
+        wait = checked_block(block, connection)
+        asked = Request(self, payload, seconds(delay), run_at, job_id, on_conflict, connection, own, wait)
         return await self.sender().aenqueue(asked)
 
+    @overload
     def enqueue_many(
-        self,
-        payloads: Iterable[P],
-        /,
-        *,
-        delay: Seconds = 0,
-        connection: object | None = None,
-        block: Seconds = 0,
-        **own: Unpack[JobOptions],
-    ) -> list[str]:
-        """Store many jobs, much faster than one by one, and return their ids.
+        self, payloads: Iterable[P], /, *, delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    def enqueue_many(
+        self, *, jobs: Iterable[tuple[P, str]], delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[JobId]: ...  # fmt: skip
+    def enqueue_many(self, *payloads: Iterable[P], **options: Any) -> list[Any]:
+        """Store many jobs, much faster than one by one, and return the JobId of each.
 
         This is not atomic: an error's `enqueued` lists the jobs that were queued. InvalidPayload has it, too, and says
         which payload is invalid. With a `connection` (see `enqueue`), it is as atomic as that connection's transaction.
         All jobs get the options in `own`. `block` is the time for which it waits for room in all.
-        """
-        sender = self.sender()
-        wait = checked_block(block, connection)
-        found = sender.enqueue_batch(self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait)
-        return list(found)
 
+        Args:
+            payloads: one for each job. jobs: instead of them, pairs of payload and job id, as in `enqueue`.
+            on_conflict: as in `enqueue`. Duplicate is raised once the others of the same part, up to 1,024, are queued.
+        """
+        return self.sender().enqueue_batch(self._many(*payloads, **options))
+
+    @overload
     async def aenqueue_many(
-        self,
-        payloads: Iterable[P],
-        /,
-        *,
-        delay: Seconds = 0,
-        connection: object | None = None,
-        block: Seconds = 0,
-        **own: Unpack[JobOptions],
-    ) -> list[str]:
+        self, payloads: Iterable[P], /, *, delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[str]: ...  # fmt: skip
+    @overload
+    async def aenqueue_many(
+        self, *, jobs: Iterable[tuple[P, str]], delay: Seconds = 0, on_conflict: OnConflict = "keep",
+        connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> list[JobId]: ...  # fmt: skip
+    async def aenqueue_many(self, *payloads: Iterable[P], **options: Any) -> list[Any]:
         """Run `enqueue_many` in a thread, so that the event loop goes on. A cancellation does not stop the thread."""
-        sender = self.sender()
+        return await self.sender().aenqueue_batch(self._many(*payloads, **options))
+
+    def _many(
+        self, payloads: Iterable[Any] | None = None, /, *, jobs: Iterable[Any] | None = None, delay: Seconds = 0,
+        on_conflict: str = "keep", connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+    ) -> Requests:  # fmt: skip
+        """Return the arguments of an `enqueue_many`. Raises InvalidArgument, TypeError."""
+        given = payloads if jobs is None else jobs
+        if given is None or (payloads is not None and jobs is not None):
+            raise InvalidArgument("enqueue_many takes either payloads or jobs=[(payload, job_id), ...]")
         wait = checked_block(block, connection)
-        found = await sender.aenqueue_batch(
-            self, payloads, delay=seconds(delay), connection=connection, own=own, block=wait
-        )
-        return list(found)
+        return Requests(self, given, jobs is not None, seconds(delay), on_conflict, connection, own, wait)
 
     def cancel(self, job_id: str, /) -> CancelAnswer:
         """Cancel a job of this queue, and return what becomes of it. Repeating it is harmless.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -56,6 +56,32 @@ class Request:
     connection: object | None
     own: JobOptions
     block: float = 0.0
+
+
+@frozen
+class Requests:
+    """The arguments of `Queue.enqueue_many`, as in `Request`; `own` are the options of each job.
+
+    Attributes:
+        jobs: payloads, or pairs of payload and id. paired: they are pairs.
+    """
+
+    queue: Queue[Any]
+    jobs: Iterable[Any]
+    paired: bool
+    delay: float
+    on_conflict: str
+    connection: object | None
+    own: JobOptions
+    block: float = 0.0
+
+    def each(self) -> Iterator[tuple[Any, Any]]:
+        """Yield each payload with the id that belongs to it, or None. Raises InvalidArgument."""
+        for number, one in enumerate(self.jobs):
+            if self.paired and (not isinstance(one, tuple) or len(one) != 2):
+                what = f"item {number}, counted from 0, is {type(one).__name__}"
+                raise InvalidArgument(f"jobs: {what} and no pair: write (payload, job_id)")
+            yield one if self.paired else (one, None)
 
 
 def first_moment(now: float, delay: float, run_at: datetime | None) -> float | None:

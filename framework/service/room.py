@@ -63,7 +63,7 @@ class Room:
             try:
                 return [*done, *store(jobs[len(done) :])]
             except QueueFull as error:
-                done += [JobId(one) for one in error.enqueued]
+                done += [one if isinstance(one, JobId) else JobId(one) for one in error.enqueued]
                 if (pause := next(waits, None)) is None:
                     error.enqueued = tuple(done)
                     self.explain(error, jobs[0].queue)

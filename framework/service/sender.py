@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -10,7 +10,7 @@ from framework.model.job import JobId
 
 if TYPE_CHECKING:
     from framework.service.queues import Queue
-    from framework.service.request import JobOptions, Request
+    from framework.service.request import Request, Requests
 
 CancelAnswer = Literal["cancelled", "stopping", "dead", "unknown"]
 
@@ -20,26 +20,8 @@ class Sender(Protocol):
 
     def enqueue(self, asked: Request) -> JobId: ...
     async def aenqueue(self, asked: Request) -> JobId: ...
-    def enqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None,
-        own: JobOptions,
-        block: float,
-    ) -> list[JobId]: ...
-    async def aenqueue_batch(
-        self,
-        queue: Queue[Any],
-        payloads: Iterable[Any],
-        *,
-        delay: float,
-        connection: object | None,
-        own: JobOptions,
-        block: float,
-    ) -> list[JobId]: ...
+    def enqueue_batch(self, asked: Requests) -> list[JobId]: ...
+    async def aenqueue_batch(self, asked: Requests) -> list[JobId]: ...
     def cancel(self, queue: Queue[Any], job_id: str) -> CancelAnswer: ...
 
 

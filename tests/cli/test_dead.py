@@ -101,6 +101,7 @@ def test_show_as_json_is_as_promised(dead: Cli) -> None:
         "ignored",
         "due",
         "ttl",
+        "chosen_id",
     ]
     assert found["payload"] == {"to": "two", "weight": None}
     (failure,) = found["failures"]
@@ -247,6 +248,33 @@ def test_a_letter_that_is_being_handled_is_left_alone(dead: Cli, verb: str, done
         )
         rest(broker, lease)
     assert [letter[0] for letter in listed(dead)] == [lease.job.id]
+
+
+def test_show_says_what_a_dead_letter_holds(cli: Cli) -> None:
+    """Its id, if that was chosen, and no unique key; `jobs show` has the key. The command says who holds it."""
+    cli.write(
+        "once.py",
+        "from framework import Queue, Unique, WorkerApp\n\nclass Once(WorkerApp):\n"
+        "    digests = Queue[int]('digests')\n"
+        "    deliveries = Queue[int]('deliveries', unique=Unique(key=lambda number: f'n{number % 2}'))\n",
+    )
+    cli.ok("enqueue", "once", "digests", "1", "--id", "mine")
+    job_id = cli.ok("enqueue", "once", "deliveries", "1").out.strip()
+    again = cli.ok("enqueue", "once", "deliveries", "3")
+    assert (again.out.strip(), f"job '{job_id}' has the unique key on deliveries already" in again.err) == (
+        job_id,
+        True,
+    )
+    page = cli.ok("jobs", "show", "once", job_id).out.splitlines()
+    assert {"unique_key  n1", "unique_scope done"} <= set(page)
+    assert not any(line.startswith("holds") for line in page)
+    cli.kill_jobs("digests")
+    cli.kill_jobs("deliveries")
+    page = cli.ok("dead", "show", "once", "mine").out.splitlines()
+    assert "holds       its id, which enqueues nothing while it is here" in page
+    assert cli.ok("dead", "show", "once", "mine", "--json").json["chosen_id"] is True
+    page = cli.ok("dead", "show", "once", job_id).out.splitlines()
+    assert "holds       no unique key: another job may have it" in page
 
 
 def test_show_says_what_else_is_stored(relay: Cli) -> None:

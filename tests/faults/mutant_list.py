@@ -26,7 +26,7 @@ CLAIM, LAYOUT, FLAGS, PLANTED = (
 MODEL, GROUP = "spool/test_disk_model.py", "spool/test_group_commit.py"
 REPLACED = "spool/test_replaced.py"
 TIMES, BACKUPS, PROMOTE = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_promote.py"
-TOGETHER = "spool/test_together.py"
+TOGETHER, KEYS = "spool/test_together.py", "spool/test_keys.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
@@ -34,7 +34,7 @@ FSYNCS = (
     in_spool("fsync of an enqueued file", "enqueue.py", "Enqueue._make_durable", "self._disk.sync(file.fd)", "pass", ENQUEUE),
     in_spool("syncfs of a chunk", "enqueue.py", "Enqueue._make_durable", "self._disk.power and HAS_SYNCFS and len(files) >= SYNCFS_FROM:\n    self._disk.calls.syncfs(self._disk.fd)", "False:\n    pass", ENQUEUE),
     in_spool("syncfs of a recovered batch", "recover.py", "_recover_batch", "disk.calls.syncfs(disk.fd)", "pass", f"{TOGETHER} {MODEL}"),
-    in_spool("fsync after a removal from tmp", "temp_files.py", "Rollback._remove", 'self._disk.sync_removal(f"{self._queue.base}/tmp")', "pass", ENQUEUE, "1 of 20 'not queued' came back after a cut"),
+    in_spool("fsync after a removal from tmp", "temp_files.py", "Rollback.remove", 'self._disk.sync_removal(f"{self._queue.base}/tmp")', "pass", ENQUEUE, "1 of 20 'not queued' came back after a cut"),
     in_spool("fsync after one too many is taken back", "temp_files.py", "Rollback.take_back", "self._disk.sync_removal(directory)", "pass", MODEL),
     in_spool("commit of a removal on btrfs", "disk.py", "Disk.sync_removal", "if self.power and self.forgetful and HAS_SYNCFS:\n    self.calls.syncfs(self.fd)", "pass", ENQUEUE),
     in_spool("fsync of the record of a dead letter", "settle.py", "Settle._record", "if sync:\n    self._disk.sync(fd)", "if False:\n    self._disk.sync(fd)", SETTLE, "no dead letter had its last record after a cut"),
@@ -90,7 +90,7 @@ CAREFUL = (
     in_spool("O_NOFOLLOW of the bell", "notifier.py", "", "os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDWR | os.O_NONBLOCK", "spool/test_security.py"),
     in_spool("O_EXCL of a lock that a rescuer gives", "rescue.py", "Rescue._give_lock", "os.O_RDWR | os.O_CREAT | os.O_EXCL", "os.O_RDWR | os.O_CREAT", FLAGS),
     in_spool("O_NOFOLLOW of a stillborn", "rescue.py", "Rescue._remove_stillborn", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
-    in_spool("S_ISREG of a swept entry", "ids.py", "_is_cut_off", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
+    in_spool("S_ISREG of a swept entry", "ids.py", "is_cut_off", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
     Mutant("O_NOFOLLOW of the journal of acts", "process/journal.py", (Change("_locked", "os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_RDWR | os.O_APPEND | os.O_CLOEXEC"),), "unit/test_journal.py"),
     Mutant("the lock of the journal of acts", "process/journal.py", (Change("_locked", "fcntl.flock(fd, fcntl.LOCK_EX | at_once)", "pass"),), "unit/test_journal.py"),
     Mutant("O_NOFOLLOW of a new board", "process/scoreboard/board.py", (Change("Scoreboard.put", "os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
@@ -130,7 +130,7 @@ LOCKS = (
     in_spool("flock of a birth", "life.py", "_make_as", "if not flocks.take(disk.calls, fd):", "if False:", f"{LIFE} spool/test_explorer.py"),
     in_spool("flock of a stillborn", "rescue.py", "Rescue._remove_stillborn", "if flocks.take(self._disk.calls, fd):\n    self._disk.unlink(path)", "self._disk.unlink(path)", f"{LIFE} spool/test_explorer.py", "a rescuer removed the lock of newborn workers"),
     in_spool("flock of an id", "ids.py", "locked", "if not flocks.take_within(disk.calls, fd, WAIT if wait is None else wait):", "if False:", IDS, "without the lock of an id three interleavings break it"),
-    in_spool("the lock of an id at an ack", "ids.py", "unlink", "with locked(disk, directory(queue, job_id), wait=ACK_WAIT):", "if True:", f"{IDS} spool/test_explorer.py"),
+    in_spool("the lock of an id at an ack", "ids.py", "leave", "with locked(disk, os.path.dirname(entry), wait=ACK_WAIT):", "if True:", f"{IDS} spool/test_explorer.py"),
     Mutant("flock, not a POSIX lock", "engine/calls.py", (Change("Calls", "staticmethod(fcntl.flock)", "staticmethod(fcntl.lockf)"),), f"{LIFE} spool/test_forks.py", "POSIX locks: a probe of the own lock succeeds and frees it"),
     Mutant("flock of an instance", "process/supervisor/instance.py", (Change("_lowest", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), "unit/test_instances.py"),
     Mutant("flock of a role", "engine/flocks.py", (Change("locked", "fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)", "pass"),), LINKS),
@@ -210,23 +210,30 @@ PROTOCOL = (
 )  # fmt: skip
 
 IDENTITY = (
-    in_spool("the job goes before its entry", "ids.py", "unlink", "done = disk.unlink(path)\nwith contextlib", "disk.unlink(entry(queue, job_id))\ndone = disk.unlink(path)\nwith contextlib", IDS),
+    in_spool("the job goes before its entry", "ids.py", "leave", "done = act()\nwith contextlib", "disk.unlink(entry)\ndone = act()\nwith contextlib", IDS),
     in_spool("an entry of another job stays", "ids.py", "_drop", "found is not None and found.st_ino == inode and (gone", "found is not None and (gone", BACKUPS),
     in_spool("the entry goes only once its job is gone", "ids.py", "_drop", "(gone or found.st_nlink < 2)", "True", BACKUPS),
     in_spool("the entry goes with its job, though a backup has it", "ids.py", "_drop", "(gone or found.st_nlink < 2)", "found.st_nlink < 2", BACKUPS),
     in_spool("a stale entry gives way", "ids.py", "is_taken", "if restored is None:\n    disk.unlink(path)", "if restored is None:\n    return True", IDS),
-    in_spool("a link count proves no job", "ids.py", "_is_stored", "for _ in range(_LOOKS):\n    time.sleep(listing.tick(found.st_ctime_ns))", "return True\nfor _ in range(_LOOKS):\n    time.sleep(listing.tick(found.st_ctime_ns))", BACKUPS),
-    in_spool("a job that moved is looked for again", "ids.py", "_is_stored", "if now is None or now.st_ctime_ns == found.st_ctime_ns:", "if True:", BACKUPS),
+    in_spool("a link count proves no job", "ids.py", "looked_for", "for _ in range(_LOOKS):\n    time.sleep(listing.tick(found.st_ctime_ns))", "return look(found.st_ino)\nfor _ in range(_LOOKS):\n    time.sleep(listing.tick(found.st_ctime_ns))", BACKUPS),
+    in_spool("a job that moved is looked for again", "ids.py", "looked_for", "if now is None or now.st_ctime_ns == found.st_ctime_ns:", "if True:", BACKUPS),
     in_spool("an entry of one link is a job's that was restored", "ids.py", "is_taken", "restored = _restored(disk, queue, job_id) or _restored(disk, queue, job_id)", "restored = None", BACKUPS),
-    in_spool("a job with one name is cut off", "ids.py", "_is_cut_off", "found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "False", BACKUPS),
-    in_spool("a count of one needs no look", "ids.py", "_is_stored", "if found.st_nlink < 2:\n    return False", "", BACKUPS),
+    in_spool("a job with one name is cut off", "ids.py", "is_cut_off", "found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "False", BACKUPS),
+    in_spool("a count of one needs no look", "ids.py", "is_stored", "if found.st_nlink < 2:\n    return False", "", BACKUPS),
     in_spool("restored ids are linked again", "maintain.py", "Maintain._restore_ids", 'self._tally["ids_restored"] += self._relink(until)', "self._relink.done = True", BACKUPS),
-    in_spool("the original is recovered first", "recover.py", "is_free", "original = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None", "original = None", IDS),
-    in_spool("link before the fsync", "enqueue.py", "Enqueue._put_files", "if jobs[0].chosen_id:\n    self._link(files[0])\nself._make_durable(files)", "self._make_durable(files)\nif jobs[0].chosen_id:\n    self._link(files[0])", ENQUEUE),
-    in_spool("a swept entry has no job", "ids.py", "_is_cut_off", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
+    in_spool("the original is recovered first", "recover.py", "holder", "original = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None", "original = None", IDS),
+    in_spool("link before the fsync", "enqueue.py", "Enqueue._put_files", "if jobs[0].excludes:\n    self._link(files[0])\nself._make_durable(files)", "self._make_durable(files)\nif jobs[0].excludes:\n    self._link(files[0])", ENQUEUE),
+    in_spool("a swept entry has no job", "ids.py", "is_cut_off", "stat.S_ISREG(found.st_mode) and found.st_nlink < 2", "stat.S_ISREG(found.st_mode)", f"{IDS} spool/test_security.py"),
     in_spool("recovery leaves the entry of another's job", "recover.py", "linked", "return now is not None and now.st_ino == inode", "disk.unlink(entry)", f"{IDS} spool/test_crash_points.py"),
     in_spool("recovery links an id", "recover.py", "linked", "disk.link(path, entry)", "return True", IDS),
-    in_spool("recovery asks whose the id is", "recover.py", "_promote", "if linked(disk, queue, path, job.id, inode):", "if True:", IDS),
+    in_spool("recovery asks whose the id is", "recover.py", "_promote", "mine = linked(disk, queue, path, job.id, inode)", "mine = True", IDS),
+    in_spool("fsync of a job that replaces another", "change.py", "Change.__call__", "disk.sync(file.fd)", "pass", KEYS),
+    in_spool("fsync of an entry that leads to another job", "change.py", "Change._publish", "self._disk.sync_removal(os.path.dirname(keys.entry_of(self._queue, job)))", "pass", KEYS),
+    in_spool("recovery asks whose the key is", "recover.py", "_promote", "mine = keys.take(disk, clock, queue, path, entry, inode)", "mine = True", KEYS),
+    in_spool("S_ISREG of a key's entry", "keys.py", "holder", "if not stat.S_ISREG(here.st_mode):", "if False:", KEYS),
+    in_spool("an entry of one link is that of a restored job", "keys.py", "holder", "if found.st_nlink > 1:", "if True:", KEYS),
+    in_spool("a key is held where its job is", "keys.py", "_holds", 'return state in ("tmp", "ready", "delayed") or', "return True or", KEYS),
+    in_spool("what waits again asks whose the key is", "keys.py", "take", "elif holder(disk, clock, queue, entry, taken) is not None:\n    return False", "", KEYS),
     in_spool("one too many of an id is taken back whole", "temp_files.py", "Rollback.take_back", "self._unlink_id(file)", "", IDS),
 )  # fmt: skip
 

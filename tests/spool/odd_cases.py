@@ -242,7 +242,7 @@ def _wid_taken(stage: Stage) -> None:
     (stage.root / "jobs" / "claimed" / f"{wid_of(stage.broker._spool.incarnation)}.lock").touch()
 
 
-def _ack_while_the_id_is_locked(stage: Stage) -> None:
+def ack_while_the_entry_is_locked(stage: Stage) -> None:
     """Somebody has held the lock of its id for too long: the entry stays for the sweep."""
     (place,) = (stage.root / "jobs" / "ids").iterdir()
     other = os.open(place, os.O_RDONLY)
@@ -313,5 +313,5 @@ ODD_CASES = (
     Case("claim what stranded", _stranded, claim_all),
     Case("claim after others", _races_lost, claim_all),
     Case("claim under a taken name", _wid_taken, claim_all),
-    Case("ack while the id is locked", _started_chosen, _ack_while_the_id_is_locked, deletes=("a",)),
+    Case("ack while the id is locked", _started_chosen, ack_while_the_entry_is_locked, deletes=("a",)),
 )

@@ -43,8 +43,10 @@ def job(
     delay: float | None = None,
     ttl: float | None = None,
     priority: int = USUAL,
+    key: str | None = None,
+    until: str = "done",
 ) -> Job:
-    """A job whose payload says which one it is."""
+    """A job whose payload says which one it is; with a unique key, if one is given."""
     now = time.time()
     return Job(
         id=job_id,
@@ -56,7 +58,7 @@ def job(
         not_before=None if delay is None else now + delay,
         ttl=ttl,
         chosen_id=chosen,
-        extras=NONE if priority == USUAL else Extras(priority=priority),
+        extras=NONE if (priority, key) == (USUAL, None) else Extras(priority, key, until if key else None),
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from framework import Queue, WorkerApp
+from framework import Queue, Unique, WorkerApp
 from framework.engine.port import open_engine
-from framework.model.errors import Duplicate, InvalidPayload, QueueFull
+from framework.model.errors import Duplicate, EnqueueFailed, InvalidPayload, QueueFull
 from framework.model.outcome import SUCCEEDED, Settlement
 from framework.service.producer import Producer
 from tests.contract.helpers import take
@@ -23,6 +23,7 @@ from tests.unit.connections import KINDS, psycopg_async, psycopg_sync
 
 class Shop(WorkerApp):
     jobs = Queue[int]("jobs", max_length=3)
+    keyed = Queue[int]("keyed", max_length=3, unique=Unique(key=lambda number: f"k{number % 2}"))
 
 
 def count(table: str) -> int:
@@ -126,8 +127,6 @@ async def test_many_are_stored_by_the_commit_too(world: World, kind: str) -> Non
 
 
 async def test_an_id_that_an_open_transaction_has_is_refused_after_a_while(world: World) -> None:
-    from framework.model.errors import EnqueueFailed
-
     async with psycopg_sync(postgres.shared().url) as (one, _, end):
         async with psycopg_sync(postgres.shared().url) as (other, _, end_other):
             await world.enqueue(1, one, job_id="mine")
@@ -137,6 +136,21 @@ async def test_an_id_that_an_open_transaction_has_is_refused_after_a_while(world
             await end_other(True)
         await end(True)
     assert world.ready() == 2
+
+
+def test_a_unique_key_is_held_by_the_commit_and_not_by_a_rollback(world: World) -> None:
+    """An open transaction has the key: who asks for it waits a while, and is told so."""
+    with Shop.keyed.connected(world.producer), psycopg.connect(postgres.shared().url) as connection:
+        assert not Shop.keyed.enqueue(1, connection=connection).duplicate
+        with pytest.raises(EnqueueFailed, match="a transaction that is still open enqueues the same id or unique key"):
+            Shop.keyed.enqueue(3)
+        connection.rollback()
+        first = Shop.keyed.enqueue(3, connection=connection)
+        again = Shop.keyed.enqueue_many([5, 2], connection=connection, on_conflict="replace")
+        connection.commit()
+        assert again[0] == first
+        assert Shop.keyed.enqueue(7) == first
+    assert sorted(lease.job.payload for lease in take(world.broker, 2, "keyed")) == [b"2", b"5"]
 
 
 async def test_a_claim_that_waits_hears_of_the_commit(world: World) -> None:

@@ -110,6 +110,7 @@ def show(given: tuple[str, ...], url: str, queue: str, as_json: bool) -> int:
       extras          what else is stored with it, as priority, or fingerprint of the payload's type (object)
       ignored         names of extras with values that no job can have: it ran as if they were not there
       due, ttl        the moment before which it must not start (ISO time), and how long it may wait (seconds), or null
+      chosen_id       its id was chosen: another job of that id cannot be enqueued while it is here (boolean)
     """
     with looking(given, url, "ID") as (look, (job_id,)):
         (view,) = _chosen(look, [job_id], queue)

@@ -62,6 +62,7 @@ def details(view: JobView) -> dict[str, Any]:
         "ignored": list(view.job.extras.ignored),
         "due": None if view.job.not_before is None else moment(view.job.not_before),
         "ttl": view.job.ttl,
+        "chosen_id": view.job.chosen_id,
     }
 
 
@@ -94,6 +95,7 @@ def lines(view: JobView) -> Iterator[str]:
         *((("ttl", span(found["ttl"])),) if found["ttl"] is not None else ()),
         *((name, _words(value)) for name, value in found["extras"].items()),
         *((("ignored", ", ".join(found["ignored"])),) if found["ignored"] else ()),
+        *((("holds", held),) if (held := _held(view)) else ()),
         *((("unread", view.flaw),) if view.newer else ()),
     ):
         yield f"{title:<{WIDTH}} {one_line(value)}"
@@ -122,6 +124,15 @@ def _attempt(failure: dict[str, Any]) -> Iterator[str]:
     yield f"  {reason:<{WIDTH}} {_styled(error + one_line(failure['message']), RED)}"
     yield f"  {'trace':<{WIDTH}} {one_line(failure['trace_id']) or 'not traced'}"
     yield from _indented(escape(failure["traceback"].rstrip("\n"), keep="\n"))
+
+
+def _held(view: JobView) -> str:
+    """Return what a dead letter says of its chosen id and its unique key; empty: there is neither, or it is none."""
+    if not view.is_dead_letter:
+        return ""
+    keeps = "its id, which enqueues nothing while it is here" if view.job.chosen_id else ""
+    without = "no unique key: another job may have it" if view.job.extras.unique_key is not None else ""
+    return "; ".join(filter(None, (keeps, without)))
 
 
 def _duration(failure: dict[str, Any]) -> float | None:

@@ -151,6 +151,7 @@ class MemoryStore:
         self.waiting: set[SimpleQueue[bool]] = set()
         self._shelves: dict[str, Shelf] = {}
         self._ids: dict[tuple[str, str], int] = {}  # home queue and chosen id -> serial
+        self._keys: dict[tuple[str, str], Row] = {}  # home queue and unique key -> the last job that took it
         self._serials = count(1)
         self.expired: Counter[str] = Counter()
         self._leaders: dict[str, str] = {}  # role -> incarnation
@@ -206,8 +207,31 @@ class MemoryStore:
         for notifier in waiting:
             notifier.put(False)
 
-    def is_duplicate(self, job: Job) -> bool:
-        return job.chosen_id and (job.queue, job.id) in self._ids
+    def holder(self, job: Job, now: float) -> str | None:
+        """Return the id of the job that has this one's chosen id or holds its unique key; None: there is none.
+
+        A job that waits is changed, if this one says so.
+        """
+        if job.chosen_id and (job.queue, job.id) in self._ids:
+            return job.id
+        row = self._keys.get((job.queue, job.extras.unique_key or ""))
+        if row is None or not self._holds_key(row, now):
+            return None
+        waits = row.serial in self._shelves[row.queue].rows and row.state in ("ready", "delayed")
+        if job.changes_another and waits and not row.delivery:
+            row.job = row.job.changed_by(job)
+            if job.on_conflict == "postpone":
+                row.ttl_from = job.eligible_at
+                self.put_back(row, now=now, delay=job.eligible_at - now)
+        return row.job.id
+
+    def _holds_key(self, row: Row, now: float) -> bool:
+        extras = row.job.extras
+        if extras.window is not None:
+            return now < row.job.enqueued_at + extras.window
+        if row.is_dead_letter or row.serial not in self._shelves[row.queue].rows:
+            return False
+        return row.state in ("ready", "delayed") or (row.state == "in_flight" and extras.unique_scope != "started")
 
     def add(self, job: Job, *, now: float) -> None:
         serial = next(self._serials)
@@ -216,6 +240,8 @@ class MemoryStore:
         row.state = "ready" if job.not_before is None or job.not_before <= now else "delayed"
         if job.chosen_id:
             self._ids[job.queue, job.id] = serial
+        if job.extras.unique_key is not None:
+            self._keys[job.queue, job.extras.unique_key] = row
         self.shelf(job.queue).put(row)
 
     def move(self, row: Row, state: State, *, now: float, queue: str | None = None) -> None:
@@ -239,6 +265,9 @@ class MemoryStore:
     def _free_id(self, row: Row) -> None:
         if self._ids.get((row.job.queue, row.job.id)) == row.serial:
             del self._ids[row.job.queue, row.job.id]
+        key = row.job.queue, row.job.extras.unique_key or ""
+        if self._keys.get(key) is row and row.job.extras.window is None:
+            del self._keys[key]
 
     def set_aside(self, row: Row, *, now: float) -> None:
         """Move a row to state cancelled, and free its id."""

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 
 from framework.engine.postgres.link import Failed, Link
-from framework.engine.postgres.rows import STORED, TYPES, offset_of, stored, write_id
+from framework.engine.postgres.rows import STORED, TYPES, key_of, offset_of, read_id, stored, write_id
 from framework.model.errors import (
     EngineError,
     EnqueueError,
@@ -27,7 +27,8 @@ from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
 
 DISK_FULL = "53100"
-HELD = "a transaction that is still open enqueues the same id"
+HELD = "a transaction that is still open enqueues the same id or unique key"
+HOLDS = "held "  # begins the answer that names the job that holds a unique key
 COUNT_AGAIN = 1.0  # seconds for which a counted length is used, or 20 times what the count took, if that is longer
 
 
@@ -99,7 +100,7 @@ class Store:
     def _store(self, jobs: Sequence[Job]) -> tuple[list[JobId], EnqueueError | None]:
         queues = {job.queue for job in jobs}
         rooms = {number: room for name in queues for number, room in [self._room(name)] if room is not None}
-        if any(job.chosen_id or offset_of(job) for job in jobs):
+        if any(job.excludes or offset_of(job) for job in jobs):
             answers = self._by_document(jobs, rooms)
         else:
             answers = self._plain(jobs, rooms)
@@ -122,7 +123,12 @@ class Store:
                 return ids, QueueFull(
                     f"queue {job.queue!r} holds {options.max_length} jobs, its max_length: enqueue later, or raise it"
                 )
-            ids.append(JobId.taken(job.id) if answer == "duplicate" else JobId(job.id))
+            if answer == "duplicate":
+                ids.append(JobId.taken(job.id))
+            elif answer.startswith(HOLDS):
+                ids.append(JobId.taken(read_id(answer.removeprefix(HOLDS))))
+            else:
+                ids.append(JobId(job.id))
         return ids, None
 
     @contextmanager
@@ -133,8 +139,7 @@ class Store:
             raise refusal
         limits = dict(self._find(job.queue) for job in good)
         most = {n: one.max_length for n, one in limits.items() if one.max_length and not one.is_dead_letter}
-        call = _Within(f"select answer from {self._schema}.enqueue_1({{}}) order by number",
-                       self.document(good, most=most))  # fmt: skip
+        call = _Within(self._query(good), self.document(good, most=most))
         try:
             yield call
         except EnqueueError:
@@ -223,8 +228,12 @@ class Store:
                         copy.write_row(row)
 
     def _by_document(self, jobs: Sequence[Job], rooms: dict[int, int]) -> list[str]:
-        query = f"select answer from {self._schema}.enqueue_1(%s) order by number"
+        query = self._query(jobs).format("%s")
         return [answer for (answer,) in self._link.rows(query, [self.document(jobs, rooms=rooms)])]
+
+    def _query(self, jobs: Sequence[Job]) -> str:
+        function = "enqueue_2" if any(job.extras.unique_key is not None for job in jobs) else "enqueue_1"
+        return f"select answer from {self._schema}.{function}({{}}) order by number"
 
     def document(self, jobs: Sequence[Job], **limits: dict[int, int]) -> str:
         """Return the JSON text for the function `enqueue_1`."""
@@ -234,7 +243,7 @@ class Store:
         number, _ = self._find(job.queue)
         names = dict(zip(STORED, stored(job, number, 0.0), strict=True))
         names |= {name: b64encode(names[name]).decode() for name in ("uid", "payload")}
-        return names | {"id": write_id(job.id), "priority": offset_of(job)}
+        return names | {"id": write_id(job.id), "priority": offset_of(job)} | key_of(job)
 
 
 def tell(link: Link, queues: Iterable[int], *, below: bool = True) -> None:

@@ -6,15 +6,19 @@ import heapq
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import psycopg
 
 from framework.engine.inspector import without_replaced
 from framework.engine.port import NO_JOBS, Cancelled, JobView, Pause, QueueStats, State
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW
-from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, write_id
+from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, key_of, write_id
 from framework.model.errors import UsageError
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
+from framework.model.job import Job
 
 if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresEngine
@@ -209,16 +213,25 @@ class Inspection:
         if not isinstance(view, RowView) or view.state == "in_flight" or not view.is_dead_letter:
             return False
         owned = " and owner is null" if view.table == "job" else ""
-        rows = self._engine.link.rows(
+        query = (
             f"with gone as (delete from {self._schema}.{view.table} where queue = %s and place = %s and delivery = %s"
             f"{owned} returning *) insert into {self._schema}.job (queue, place, delivery, lost, lost_at, eligible_at, "
             f"expires_at, since, {JOB}) select home, ((place >> 56) << 56) + nextval('{self._schema}.place'), "
             f"delivery, lost, lost_at, {self._schema}.clock(), {self._schema}.clock() + ttl, {self._schema}.clock(), "
-            f"{JOB} from gone returning queue",
-            [view.number, view.row, view.delivery],
+            f"{JOB} from gone returning queue, id, uid"
         )
-        tell(self._engine.link, (queue for (queue,) in rows))
+        rows = self._engine.link.call(partial(self._replayed, query, [view.number, view.row, view.delivery], view.job))
+        tell(self._engine.link, (queue for queue, _, _ in rows))
         return bool(rows)
+
+    def _replayed(self, query: str, values: list[Any], job: Job, cursor: psycopg.Cursor) -> list[tuple[Any, ...]]:
+        """Move a dead letter home, with its unique key if no other job has taken that meanwhile."""
+        with cursor.connection.transaction():
+            rows = cursor.execute(query, values).fetchall()
+            if rows and (key := key_of(job)) and key["window"] is None:
+                hold = f"select {self._schema}.hold_1(%s, %s, %s, %s, %s, null)"
+                cursor.execute(hold, [rows[0][0], key["unique"], *rows[0][1:], key["until"]])
+        return rows
 
     def discard(self, view: JobView) -> bool:
         """Delete a job that is not claimed. Return whether it was there."""

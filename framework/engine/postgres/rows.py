@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from framework.model.extras import NONE, USUAL, unpack
@@ -79,6 +80,20 @@ def stored(job: Job, queue: int, now: float) -> tuple[Any, ...]:
     headers = _ENCODE(dict(job.headers)) if job.headers else None
     return (queue, queue, eligible, expires, now, write_id(job.id), job.uid, job.payload, headers, job.enqueued_at,
             job.not_before, job.ttl, job.chosen_id, job.scheduled_for, job.extras.text or None)  # fmt: skip
+
+
+def key_of(job: Job) -> dict[str, Any]:
+    """Return what the function `enqueue_2` needs of a job's unique key; empty: it has none."""
+    extras = job.extras
+    if extras.unique_key is None or job.chosen_id:
+        return {}
+    found = {"unique": key_hash(extras.unique_key), "until": extras.unique_scope or "", "window": extras.window}
+    return found | ({"on_conflict": job.on_conflict} if job.changes_another else {})
+
+
+def key_hash(key: str) -> str:
+    """Return a unique key as the database has it, which cannot store every text."""
+    return blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def offset_of(job: Job) -> int:

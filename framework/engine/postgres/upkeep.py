@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 500  # rows in one statement
 CANCELLED_EVERY = 5.0  # seconds between two deletions of cancelled jobs whose time is over
+FORGET_EVERY = 10.0  # seconds between two looks for unique keys that no job holds
 LEFT_OVER = 300.0  # seconds between two rescues of a dead owner with jobs of other services: each reads a whole table
 
 
@@ -30,7 +31,7 @@ class Upkeep:
         self._schema = engine.schema
         self.expired: Counter[str] = Counter()
         self._left_over: dict[str, float] = {}
-        self._beat_at = self._delete_at = self._cancelled_at = 0.0
+        self._beat_at = self._delete_at = self._cancelled_at = self._forget_at = 0.0
 
     def _dead(self) -> dict[str, bool]:
         """Return the dead owners and whether each was on another machine.
@@ -108,7 +109,7 @@ class Upkeep:
         self._beat()
         done = False
         while not done:
-            done = self._promote() & self._expire() & self._delete()
+            done = self._promote() & self._expire() & self._delete() & self._forget_keys()
             if time.monotonic() >= end:
                 break
         return done
@@ -189,6 +190,17 @@ class Upkeep:
             )
         took = time.monotonic() - began
         self._delete_at = time.monotonic() + (20 * took if took > 0.5 else 0.0)
+        return True
+
+    def _forget_keys(self) -> bool:
+        """Delete unique keys that no job holds. Return whether none is left."""
+        began = time.monotonic()
+        if began < self._forget_at:
+            return True
+        ((count,),) = self._engine.link.rows(f"select {self._schema}.forget_keys_1(%s)", [AT_ONCE], seconds=SLOW)
+        if count >= AT_ONCE:
+            return False
+        self._forget_at = began + max(FORGET_EVERY, 20 * (time.monotonic() - began))
         return True
 
     def drop(self, table: str, condition: str, values: list[object]) -> int:

@@ -136,12 +136,14 @@ def share_out(tickets: Sequence[Ticket], failed: EnqueueError) -> None:
     Jobs that were stored before the error are stored. Behind an uncertain job all are uncertain. A refusal is the
     answer only of a job that was alone in its call; of several jobs each gets a call of its own.
     """
-    stored = {str(job_id): job_id for job_id in failed.enqueued}
+    stored: dict[str, str] = {}
+    for job_id in failed.enqueued:  # of those with one id the first was stored, and has the unique key of the others
+        stored.setdefault(str(job_id), job_id)
     for ticket in tickets:
         assert ticket.job is not None
-        job_id = stored.get(ticket.job.id)
-        if job_id is not None:
-            ticket.answer(job_id if isinstance(job_id, JobId) else JobId(job_id))
+        found = stored.get(ticket.job.id)
+        if found is not None:
+            ticket.answer(found if isinstance(found, JobId) else JobId(found))
         elif len(tickets) == 1:
             ticket.answer(None, failed)
         elif isinstance(failed, EnqueueUncertain):

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from pydantic import BaseModel
 
-from framework import Cron, DeadLetter, Every, Queue, RetryPolicy, Slo, WorkerApp
+from framework import Cron, DeadLetter, Every, Queue, RetryPolicy, Slo, Unique, WorkerApp
 
 
 class Delivery(BaseModel):
@@ -40,7 +40,13 @@ class Service(WorkerApp):
     t = Queue[Delivery]("t", slo=Slo(30, 0.99))  # E named
     u = Queue[Delivery]("u", slo=Slo(wait="30s", target=0.99))  # E seconds
     v = Queue[Delivery]("v", slo=Slo(wait=30))  # E no target
-    w = Queue[Delivery]("w", grace="10m")  # E seconds
+    cc = Queue[Delivery]("cc", grace="10m")  # E seconds
+    w = Queue[Delivery]("w", unique="url")  # E a Unique
+    x = Queue[Delivery]("x", unique=Unique(key=lambda delivery: delivery.name))  # E no such field
+    y = Queue[Delivery]("y", unique=Unique(key=lambda delivery: len(delivery.url)))  # E text
+    z = Queue[Delivery]("z", unique=Unique(key=lambda delivery: delivery.url, until="ended"))  # E
+    aa = Queue[Delivery]("aa", unique=Unique(key=lambda delivery: delivery.url, until=60))  # E a timedelta
+    bb = Queue[Delivery]("bb", unique=Unique())  # E no key
     bare = Queue("bare")  # E no payload type
     r = Queue[Delivery, Other]("r")  # E one type
 

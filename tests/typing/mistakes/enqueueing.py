@@ -29,6 +29,11 @@ async def mistakes() -> None:
     Shop.invoices.enqueue_many(Invoice(order=1))  # E one where many are wanted
     await ShopQueues.refunds.aenqueue_many([Refund(order=1, cents=2), Invoice(order=1)])  # E one wrong item
     Shop.invoices.enqueue_many([Invoice(order=1)], job_id="a")  # E many cannot share an id
+    Shop.invoices.enqueue_many(jobs=[(Mail(tenant="t", to="x"), "a")])  # E wrong items
+    Shop.invoices.enqueue_many(jobs=[(Invoice(order=1), 7)])  # E ids are texts
+    Shop.invoices.enqueue_many(jobs=[Invoice(order=1)])  # E no pairs
+    Shop.invoices.enqueue_many([Invoice(order=1)], jobs=[(Invoice(order=1), "a")])  # E one of the two
+    Shop.invoices.enqueue(Invoice(order=1), on_conflict="overwrite")  # E
     Shop.stock.enqueue(Stock(sku="a", count=1))  # E one for a list
     Shop.stock.enqueue([{"sku": "a"}])  # E an incomplete item
     Shop.numbers.enqueue("7")  # E

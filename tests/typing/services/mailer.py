@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
-from framework import Context, Discard, JobInterrupted, Queue, Snooze, WorkerApp
+from framework import Context, Discard, JobId, JobInterrupted, Queue, Snooze, Unique, WorkerApp
 
 
 class Letter(BaseModel):
@@ -16,7 +17,9 @@ class Letter(BaseModel):
 
 
 class Mailer(WorkerApp):
-    letters = Queue[Letter]("letters", workers=1, concurrency=1, timeout=30, kill_after=2.5, grace=60)
+    letters = Queue[Letter]("letters", workers=1, concurrency=1, timeout=30, kill_after=2.5)
+    digests = Queue[Letter]("digests", unique=Unique(key=lambda letter: letter.to, until="started"))
+    reminders = Queue[Letter]("reminders", unique=Unique(key=lambda letter: letter.to, until=timedelta(days=1)))
     paused: ClassVar[set[str]] = set()
     gone: ClassVar[set[str]] = set()
 
@@ -26,6 +29,8 @@ class Mailer(WorkerApp):
         return old | {"tenant": "first"}
 
     @letters.handler
+    @digests.handler
+    @reminders.handler
     def send(self, letter: Letter, ctx: Context) -> None:
         if letter.to in self.gone:
             raise Discard("the recipient has left")
@@ -41,3 +46,13 @@ class Mailer(WorkerApp):
 @Mailer.letters.upgrade(from_fingerprint="0123456789ab")
 def only_a_body(old: str) -> Letter:
     return Letter(tenant="first", to="postmaster", body=old)
+
+
+async def later(letter: Letter) -> bool:
+    """One digest, some quiet time after the last letter."""
+    return (await Mailer.digests.aenqueue(letter, delay=60, on_conflict="postpone")).duplicate
+
+
+def new(letters: list[Letter]) -> list[JobId]:
+    found = Mailer.letters.enqueue_many(jobs=((letter, letter.to) for letter in letters), on_conflict="raise")
+    return [job_id for job_id in found if not job_id.duplicate]

@@ -18,7 +18,7 @@ from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue import ids, keys
 from framework.engine.spool.format import history
 from framework.engine.spool.format.names import MAX_TIME, Name, micros
 from framework.engine.spool.segments import copies
@@ -165,10 +165,10 @@ class Settle:
         if self._in_segment(token):
             return self._end(token, token.segment.store.settle(token, free=False))
         self._leave_segment(token)
-        if token.name.chosen:
-            found = ids.unlink(self._disk, token.path, self._spool.queue(job.queue), job.id, token.inode)
-        else:
-            found = self._disk.unlink(token.path)
+        entry = ""
+        if token.name.chosen or token.name.other:
+            entry = keys.entry_that_ends(self._spool.queue(job.queue), token.name, job.id)
+        found = ids.leave(self._disk, entry, token.inode, lambda: self._disk.unlink(token.path))
         return self._end(token, found)
 
     def release(self, token: Token, delay: float) -> bool:
@@ -272,7 +272,10 @@ class Settle:
         else:
             queue = self._spool.queue(target)
             path = queue.ready(name)
-        return os.path.dirname(path) if self._move(token, queue, name, path) else ""
+        # A dead letter holds no key. A dead letter that is one already has none, and its own queue is another one.
+        entry = keys.entry(token.owner.queue, name.key) if name.key else ""
+        moved = ids.leave(self._disk, entry, token.inode, lambda: self._move(token, queue, name, path))
+        return os.path.dirname(path) if moved else ""
 
     def _record(self, token: Token, failure: Failure, outcome: str, *, sync: bool = False) -> bool:
         """Store a failure in the job's history before its outcome is carried out, so that a rescuer finds it.

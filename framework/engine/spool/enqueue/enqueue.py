@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -17,9 +18,10 @@ from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import TOO_MANY_FILES, Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue.change import Change
 from framework.engine.spool.enqueue.limits import Limits
-from framework.engine.spool.enqueue.recover import is_free
+from framework.engine.spool.enqueue.recover import holder
 from framework.engine.spool.enqueue.temp_files import Gone, Rollback, TempFile, close, create, rename_into_place
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
@@ -31,6 +33,7 @@ from framework.model.extras import USUAL
 from framework.model.job import Job, JobId
 
 CHUNK = 256  # descriptors
+LOOKS = 50  # at a job that is to be changed, and moves meanwhile
 SYNCFS_FROM = 4  # files; below, an fsync of each is cheaper than one of the whole file system
 
 
@@ -46,6 +49,7 @@ class Enqueue:
         self._ring = ring
         self._limits = Limits(disk, queue, clock)
         self._rollback = Rollback(disk, queue)
+        self._change = Change(disk, queue, clock, ring=ring)
         self._appender = Appender(disk)
 
     def put(self, jobs: Sequence[Job], done: list[JobId]) -> None:
@@ -56,9 +60,9 @@ class Enqueue:
         at = 0
         while at < len(jobs):
             self._check_size(jobs[at], done)
-            if jobs[at].chosen_id:
+            if jobs[at].excludes:
                 with self._elsewhere(forget=True):
-                    self._put_chosen(jobs[at], done)
+                    self._put_exclusive(jobs[at], done)
                 at += 1
                 continue
             run = self._run(jobs, at)
@@ -95,7 +99,7 @@ class Enqueue:
         """Return the jobs from `at` on that may be stored together, as they go into one kind of directory."""
         end, kind = at + 1, self._kind(jobs[at])
         most = min(len(jobs), at + CHUNK)
-        while end < most and self._kind(job := jobs[end]) == kind and not job.chosen_id and self._fits(job):
+        while end < most and self._kind(job := jobs[end]) == kind and not job.excludes and self._fits(job):
             end += 1
         return jobs[at:end]
 
@@ -119,7 +123,7 @@ class Enqueue:
     def _put_files(self, jobs: Sequence[Job], done: list[JobId]) -> int:
         """Store as many of the jobs as descriptors allow, at least one, in files of their own; return how many.
 
-        Where the caller chose the id of the first, it is the only one, and this process holds the lock of that id.
+        Where the first has a chosen id or a unique key, it is the only one, and this process holds the lock of that.
         """
         files: list[TempFile] = []
         published = False
@@ -128,7 +132,7 @@ class Enqueue:
                 contents = [job_file.encode(job) for job in jobs]
                 count_again = self._limits.admit(len(jobs), sum(map(len, contents)))
                 self._write_some(jobs, contents, files)
-                if jobs[0].chosen_id:
+                if jobs[0].excludes:
                     self._link(files[0])
                 self._make_durable(files)
             self._publish(files, done)
@@ -222,23 +226,29 @@ class Enqueue:
         self._ring()
         return len(jobs)
 
-    def _put_chosen(self, job: Job, done: list[JobId]) -> None:
-        """Store one job under the lock of its id, which is held from the look until after the rename."""
+    def _put_exclusive(self, job: Job, done: list[JobId]) -> None:
+        """Store one job under the lock of its id or key, which is held from the look until after the rename."""
         try:
-            with ids.locked(self._disk, ids.directory(self._queue, job.id)):
-                if is_free(self._disk, self._clock, self._queue, job.id):
-                    self._put_files([job], done)
-                else:
-                    done.append(JobId.taken(job.id))
+            with ids.locked(self._disk, os.path.dirname(keys.entry_of(self._queue, job))):
+                for _ in range(LOOKS):
+                    found = holder(self._disk, self._clock, self._queue, job)
+                    if found is None:
+                        self._put_files([job], done)
+                        return
+                    if not job.changes_another or self._change(job, done):
+                        done.append(JobId.taken(found))
+                        return
+                raise ids.IdBusy(job.id)
         except ids.IdBusy:
-            raise EnqueueFailed(f"the lock of job id {job.id!r} was held for {ids.WAIT:g} s", enqueued=done) from None
+            what = f"job id {job.id!r}" if job.chosen_id else f"the unique key of job {job.id!r}"
+            raise EnqueueFailed(f"the lock of {what} was held for {ids.WAIT:g} s", enqueued=done) from None
         except OSError as error:
             self._rollback.not_queued([], job, error, done)
 
     def _link(self, file: TempFile) -> None:
-        wanted = ids.entry(self._queue, file.job.id)
+        wanted = keys.entry_of(self._queue, file.job)
         if not self._disk.link(file.path, wanted):  # before the fsync, which also commits the link
-            raise OSError(errno.EEXIST, "another job took the id, though its lock was ours")
+            raise OSError(errno.EEXIST, "another job took the id or key, though its lock was ours")
         file.entry = wanted
 
     def _write_some(self, jobs: Sequence[Job], contents: Sequence[bytes], files: list[TempFile]) -> None:
@@ -253,8 +263,8 @@ class Enqueue:
             self._disk.write_all(made.fd, data)
 
     def _name(self, job: Job) -> Name:
-        """Return a new name for a temp file; all that it says of the job is whether its id was chosen."""
-        return Name(self._clock.stamp(), names.tails.next(), chosen=job.chosen_id)
+        """Return a new name for a temp file; all that it says of the job is its key and whether its id was chosen."""
+        return Name(self._clock.stamp(), names.tails.next(), chosen=job.chosen_id, other=names.key_field(job))
 
     def _make_durable(self, files: Sequence[TempFile]) -> None:
         if self._disk.power and HAS_SYNCFS and len(files) >= SYNCFS_FROM:

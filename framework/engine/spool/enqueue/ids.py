@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import chain
+from typing import TypeVar
 
 from framework.engine import flocks
 from framework.engine.spool.claim import listing
@@ -28,14 +28,13 @@ from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.format import job_file, names
 from framework.model.job import Job
-from framework.model.options import QueueOptions
 
+T = TypeVar("T")
 WAIT = 5.0  # seconds for the lock; it is held for one fsync
 ACK_WAIT = 1.0  # seconds for the lock at a settlement, which may leave the entry behind
 _LOOKS = 20  # at a job that moves meanwhile
 _open: dict[tuple[int, int, str], int] = {}  # descriptors by thread, descriptor of the root, and path
-_NEW = ".new"  # a link that is to replace an entry
-_ENTRY = re.compile(rf"[0-9a-f]{{32}}(?:{re.escape(_NEW)})?", re.ASCII)
+NEW = ".new"  # a link that is to replace an entry
 
 
 class IdBusy(Exception):
@@ -94,37 +93,39 @@ def is_taken(disk: Disk, queue: QueueDir, job_id: str, found: os.stat_result) ->
         found: the result of a `stat` of the entry.
     """
     path = entry(queue, job_id)
-    if _is_stored(disk, queue, path, found):
+    if is_stored(disk, queue, path, found):
         return True
     restored = _restored(disk, queue, job_id) or _restored(disk, queue, job_id)  # it may have moved
     if restored is None:
         disk.unlink(path)
     else:
-        _replace(disk, restored, path)
+        replace(disk, restored, path)
     return restored is not None
 
 
-def _replace(disk: Disk, source: str, path: str) -> None:
+def replace(disk: Disk, source: str, path: str) -> None:
     """Make an entry, under the lock, a link to this file. Raises OSError, also where the file has moved."""
-    disk.unlink(path + _NEW)
-    disk.link(source, path + _NEW)
-    disk.rename(path + _NEW, path)
+    disk.unlink(path + NEW)
+    disk.link(source, path + NEW)
+    disk.rename(path + NEW, path)
 
 
-def unlink(disk: Disk, path: str, queue: QueueDir, job_id: str, inode: int, *, to: str = "") -> bool:
-    """Delete a job's file, or move it to `to`, then delete its entry. False: the file was gone. Raises OSError.
+def leave(disk: Disk, entry: str, inode: int, act: Callable[[], bool]) -> bool:
+    """Delete a job's file, or move it away, by `act`; then delete its entry. Return what `act` returns. Raises OSError.
 
     The entry stays where the process is killed in between, or the lock is not free in time; the next user of the id or
-    `sweep` removes it.
+    key, or a sweep, removes it. An empty `entry` stands for a job without one.
     """
+    if not entry:
+        return act()
     try:
-        with locked(disk, directory(queue, job_id), wait=ACK_WAIT):
-            done = disk.move(path, to) if to else disk.unlink(path)
-            with contextlib.suppress(OSError):  # the job is gone whatever happens here; `sweep` removes the entry
-                _drop(disk, entry(queue, job_id), inode, gone=done)
+        with locked(disk, os.path.dirname(entry), wait=ACK_WAIT):
+            done = act()
+            with contextlib.suppress(OSError):  # the job is gone whatever happens here; a sweep removes the entry
+                _drop(disk, entry, inode, gone=done)
             return done
     except IdBusy:
-        return disk.move(path, to) if to else disk.unlink(path)
+        return act()
 
 
 def _drop(disk: Disk, path: str, inode: int, *, gone: bool) -> None:
@@ -133,28 +134,14 @@ def _drop(disk: Disk, path: str, inode: int, *, gone: bool) -> None:
         disk.unlink(path)
 
 
-def sweep(disk: Disk, path: str) -> int:
-    """Remove the entries in one `ids/<xx>` that finished jobs have left; return how many. Raises OSError."""
-    removed = 0
-    stale = [name for name in disk.listdir(path) if _ENTRY.fullmatch(name) and _is_cut_off(disk, f"{path}/{name}")]
-    if stale:
-        with contextlib.suppress(IdBusy), locked(disk, path, wait=0.05):
-            for name in stale:
-                removed += _is_cut_off(disk, f"{path}/{name}") and disk.unlink(f"{path}/{name}")
-    return removed
-
-
-def _is_cut_off(disk: Disk, path: str) -> bool:
+def is_cut_off(disk: Disk, path: str) -> bool:
     """Return whether a path is a regular file without a second name. Raises OSError."""
     found = disk.stat(path)
     return found is not None and stat.S_ISREG(found.st_mode) and found.st_nlink < 2
 
 
-def _is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) -> bool:
+def is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) -> bool:
     """Return whether some state holds the file that an entry is a link to. Raises OSError, IdBusy.
-
-    Jobs move while they are looked for. A rename changes the ctime of the file. So a look is complete where the ctime
-    is older than a tick of the file system's clock when the look begins, and unchanged when it ends.
 
     Args:
         found: the result of a `stat` of the entry.
@@ -162,21 +149,30 @@ def _is_stored(disk: Disk, queue: QueueDir, entry: str, found: os.stat_result) -
     if found.st_nlink < 2:
         return False
     job = job_file.job_in(disk, entry)
-    if _seen(disk, queue, found.st_ino, job):
-        return True
+    return looked_for(disk, entry, found, lambda inode: _seen(disk, queue, inode, job) or None) is not None
+
+
+def looked_for(disk: Disk, entry: str, found: os.stat_result, look: Callable[[int], T | None]) -> T | None:
+    """Return what a look for an entry's inode finds; None: the file has no other name. Raises OSError, IdBusy.
+
+    Jobs move while they are looked for. A rename changes the ctime of the file. So a look is complete where the ctime
+    is older than a tick of the file system's clock when the look begins, and unchanged when it ends.
+    """
+    if (seen := look(found.st_ino)) is not None:
+        return seen
     for _ in range(_LOOKS):
         time.sleep(listing.tick(found.st_ctime_ns))
-        if _seen(disk, queue, found.st_ino, job):
-            return True
+        if (seen := look(found.st_ino)) is not None:
+            return seen
         now = disk.stat(entry)
         if now is None or now.st_ctime_ns == found.st_ctime_ns:
-            return False
+            return None
         found = now
     raise IdBusy(entry)
 
 
 def _seen(disk: Disk, queue: QueueDir, inode: int, job: Job | None) -> bool:
-    for path in chain(_chosen(disk, f"{queue.base}/tmp", 0), _files(disk, queue, job)):
+    for path in chain(_some(disk, f"{queue.base}/tmp", 0, is_chosen), _files(disk, queue, job)):
         found = disk.stat(path)
         if found is not None and found.st_ino == inode:
             return True
@@ -186,7 +182,7 @@ def _seen(disk: Disk, queue: QueueDir, inode: int, job: Job | None) -> bool:
 def _restored(disk: Disk, queue: QueueDir, job_id: str) -> str | None:
     """Return the file of a job with this id that no entry links to, as after `cp -r`; None: none. Raises OSError."""
     for path in _files(disk, queue, None):
-        job = job_file.job_in(disk, path) if _is_cut_off(disk, path) else None
+        job = job_file.job_in(disk, path) if is_cut_off(disk, path) else None
         if job is not None and (job.queue, job.id) == (queue.name, job_id):
             return path
     return None
@@ -197,22 +193,27 @@ def _files(disk: Disk, queue: QueueDir, job: Job | None) -> Iterator[str]:
     first = [queue.base] + [layout.directory_of(dead) for dead in (queue.options.dead_letter,) if dead is not None]
     others = [other for other in disk.listdir(".") if layout.queue_of(other) is not None and other not in first]
     for base in (*first, *sorted(others)):
-        yield from _of_queue(disk, base, job)
+        yield from of_queue(disk, base, job, is_chosen)
 
 
-def _of_queue(disk: Disk, base: str, job: Job | None = None) -> Iterator[str]:
-    """Yield the files of jobs with chosen ids in one queue's directory. Raises OSError."""
+def is_chosen(entry: str) -> bool:
+    """Return whether the file of this name holds a job with a chosen id."""
+    return entry.endswith(",i")
+
+
+def of_queue(disk: Disk, base: str, job: Job | None, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """Yield the wanted job files in one queue's directory, likely directories of `job` first. Raises OSError."""
     stamp = 0 if job is None else round(job.enqueued_at * 1e9)
     minute = 0 if job is None else names.micros(job.eligible_at) // 60_000_000
     directories = [f"claimed/{wid}" for wid in disk.listdir(f"{base}/claimed") if not wid.endswith(".lock")]
     directories += [f"ready/{b}" for b in _nearest(disk.listdir(f"{base}/ready"), names.BUCKET_DIGITS, stamp // 10**10)]
     directories += [f"delayed/{m}" for m in _nearest(disk.listdir(f"{base}/delayed"), 11, minute)]
     for directory in (*directories, "dead", "bad"):
-        yield from _chosen(disk, f"{base}/{directory}", stamp)
+        yield from _some(disk, f"{base}/{directory}", stamp, wanted)
 
 
-def _chosen(disk: Disk, directory: str, stamp: int) -> list[str]:
-    found = [entry for entry in disk.listdir(directory) if entry.endswith(",i") and names.parse(entry)]
+def _some(disk: Disk, directory: str, stamp: int, wanted: Callable[[str], bool]) -> list[str]:
+    found = [entry for entry in disk.listdir(directory) if wanted(entry) and names.parse(entry)]
     return [f"{directory}/{entry}" for entry in _nearest(found, 20, stamp)]
 
 
@@ -223,57 +224,6 @@ def _nearest(found: list[str], digits: int, wanted: int) -> list[str]:
         return (False, abs(int(entry[:digits]) - wanted)) if entry[:digits].isdecimal() else (True, 0)
 
     return sorted(found, key=distance)
-
-
-class Relink:
-    """A repair of id entries after a restore without hard links, which cuts jobs off from their entries.
-
-    It looks at all jobs of one queue whose ids were chosen, once in each process.
-
-    Attributes:
-        done: the look has ended. Before that no entry may be removed as left behind by a finished job.
-    """
-
-    def __init__(self, disk: Disk, queue: QueueDir) -> None:
-        self._disk = disk
-        self._queue = queue
-        self._files: Iterator[str] = iter(())
-        self._again = True
-        self.done = False
-
-    def __call__(self, until: float) -> int:
-        """Go on until `until` (monotonic seconds), at least one step; return how many were linked. Raises OSError."""
-        linked, over = 0, False
-        while not self.done and not over:
-            over = time.monotonic() >= until
-            try:
-                path = next(self._files, None)
-            except OSError:
-                self._again = True
-                raise
-            if path is None and self._again:  # jobs may have moved, unseen, during a pass that found something
-                self._again, self._files = False, _of_queue(self._disk, self._queue.base)
-            elif path is None:
-                self.done = True
-            elif _is_cut_off(self._disk, path) and self._relink(path):
-                self._again, linked = True, linked + 1
-        return linked
-
-    def _relink(self, path: str) -> bool:
-        try:
-            job = job_file.job_in(self._disk, path)
-            if job is None:
-                return False
-            home = QueueDir(QueueOptions(job.queue))
-            with locked(self._disk, directory(home, job.id), wait=0.05):
-                path_of_id = entry(home, job.id)
-                found = self._disk.stat(path_of_id)
-                if found is not None and _is_stored(self._disk, home, path_of_id, found):
-                    return False  # another job has the id
-                _replace(self._disk, path, path_of_id)
-        except (OSError, IdBusy):  # it has moved, its home is missing, or it cannot be read
-            return False
-        return True
 
 
 os.register_at_fork(after_in_child=_open.clear)  # its keys name the parent's threads

@@ -17,7 +17,7 @@ from framework.engine.calls import HAS_SYNCFS
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import DIRECTORY, Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue import ids, keys
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import mending
 from framework.model.job import Job
@@ -107,13 +107,18 @@ def _promote(
 ) -> Recovery:
     name = names.first(job, was.stamp, was.tail)._replace(other=was.other)
     target = queue.waiting(name, clock.micros())
-    if not name.chosen or id_locked:
+    entry = keys.entry_of(queue, job)
+    if not entry or id_locked:
         return "promoted" if disk.move(path, target) else "gone"
     try:
-        with ids.locked(disk, ids.directory(queue, job.id), wait=0.05):
-            if linked(disk, queue, path, job.id, inode):
+        with ids.locked(disk, os.path.dirname(entry), wait=0.05):
+            if job.chosen_id:
+                mine = linked(disk, queue, path, job.id, inode)
+            else:
+                mine = keys.take(disk, clock, queue, path, entry, inode)
+            if mine:
                 return "promoted" if disk.move(path, target) else "gone"
-            disk.unlink(path)  # another job has the id: the enqueue of this one was never confirmed
+            disk.unlink(path)  # another job has the id or key: the enqueue of this one was never confirmed
             return "gone"
     except ids.IdBusy:
         return "busy"
@@ -137,26 +142,37 @@ def linked(disk: Disk, queue: QueueDir, path: str, job_id: str, inode: int) -> b
     return False
 
 
-def is_free(disk: Disk, clock: Clock, queue: QueueDir, job_id: str) -> bool:
-    """Return, under the id's lock, whether no job has this id. Raises OSError, IdBusy.
+def holder(disk: Disk, clock: Clock, queue: QueueDir, job: Job) -> str | None:
+    """Return, under the lock, the id of the job that has this one's chosen id or holds its unique key.
 
-    An entry that a finished job has left behind is removed. A living writer of a linked file holds this lock. We hold
-    it, so the writer of a linked file in tmp is dead: that file is the original, and is recovered first.
+    None: there is none, and an entry that such a job has left behind is removed. A living writer of a linked file holds
+    this lock. We hold it, so the writer of a linked file in tmp is dead: that file is the original, and is recovered
+    first. Raises OSError, IdBusy.
     """
-    path = ids.entry(queue, job_id)
+    path = keys.entry_of(queue, job)
     for _ in range(_TRIES):
         found = disk.stat(path)
         if found is None:
-            return True
+            return None
         original = _in_tmp(disk, queue, found) if found.st_nlink > 1 else None
         if original is None:
-            return not ids.is_taken(disk, queue, job_id, found)
+            return _holder(disk, clock, queue, job, found)
         what = recover(disk, clock, queue, original, id_locked=True)
-        if what == "promoted":
-            return False
+        if what == "promoted" and job.chosen_id:
+            return job.id
         if what == "busy":  # another recovery has the file and waits for the lock that we hold; it gives up first
             time.sleep(0.005)
     raise ids.IdBusy(path)
+
+
+def _holder(disk: Disk, clock: Clock, queue: QueueDir, job: Job, found: os.stat_result) -> str | None:
+    if job.chosen_id:
+        return job.id if ids.is_taken(disk, queue, job.id, found) else None
+    path = keys.entry_of(queue, job)
+    holds = keys.holder(disk, clock, queue, path, found)
+    if holds is None:
+        disk.unlink(path)
+    return None if holds is None else holds.id
 
 
 def _in_tmp(disk: Disk, queue: QueueDir, wanted: os.stat_result) -> str | None:

@@ -36,7 +36,7 @@ class TempFile:
         job: the job in it, or the first one. name: its name in tmp.
         path: where it is now, relative to the root.
         fd: descriptor, open and locked; -1: closed.
-        entry: the link of its id, where the caller chose that; None: not linked.
+        entry: the link of its chosen id or unique key; None: not linked.
     """
 
     job: Job
@@ -114,7 +114,7 @@ class Rollback:
         """Remove the temp files durably, before any rename, then raise *not queued*; *uncertain* where that fails."""
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         try:
-            self._remove(files)
+            self.remove(files)
         except OSError as again:
             raise EnqueueUncertain(
                 f"job {job.id!r} may come back: {reason}, then its removal failed: {again.strerror}",
@@ -138,7 +138,7 @@ class Rollback:
             unused: temp files behind it, removed if possible: the error says that their jobs are not queued.
         """
         with contextlib.suppress(OSError):
-            self._remove(unused)
+            self.remove(unused)
         which = f"job {job.id!r}" + (f" and the {behind} behind it" if behind else "")
         raise EnqueueUncertain(
             f"{which} may or may not be queued on {self._queue.name!r}: {error}", job_id=job.id, enqueued=done
@@ -199,7 +199,7 @@ class Rollback:
             limit = self._queue.options.max_length
             raise QueueFull(f"queue {self._queue.name!r} is full, max_length is {limit}", enqueued=done)
 
-    def _remove(self, files: Sequence[TempFile]) -> None:
+    def remove(self, files: Sequence[TempFile]) -> None:
         """Remove temp files durably. Raises OSError.
 
         The truncation shows recovery an incomplete file where the unlink fails.

@@ -4,9 +4,10 @@
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
 epoch; priority: only where it is not 5; `i`: the caller chose the id. Other fields come from newer versions: a field
-that begins with a small letter is kept and has no meaning here, but for `o<hex>`, the first stamp of a job with a new
-one, which has the time of the job's id; one that begins with a capital needs a newer reader,
-and its file is left alone. A file whose name does not fit the pattern is not the spool's, and is never touched.
+that begins with a small letter is kept and has no meaning here, but for three. `o<hex>` is the first stamp of a job
+with a new one, which has the time of the job's id; `u<hash>` tells the unique key of a job that can hold one while it
+lives, and `w<hash>` one that it holds for a time. A field that begins with a capital needs a newer reader, and its file
+is left alone. A file whose name does not fit the pattern is not the spool's, and is never touched.
 
 Runnable jobs are in buckets, whose names sort in the order of claims: first one bucket for each priority below 5, then
 the buckets of ten seconds and the batches, then one for each priority above 5. So an urgent job is found however many
@@ -17,7 +18,9 @@ from __future__ import annotations
 
 import os
 import re
+from base64 import urlsafe_b64encode
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import count
 from typing import NamedTuple
 
@@ -48,6 +51,7 @@ BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|\d{{20}}\.{_TAIL},[1-9]\d{{0,8}}(?:
 BEGIN, END = "0000000005", "9999999996"  # buckets of ten seconds are in [BEGIN, END)
 _PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p([0-46-9])(?:,|$)", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
+KEY = re.compile(r",u([0-9A-Za-z_-]{16})(?:,|$)", re.ASCII)
 
 
 class Name(NamedTuple):
@@ -90,6 +94,12 @@ class Name(NamedTuple):
         return self._replace(stamp=stamp, other=self.other if keeps else f"{self.other},o{int(self.stamp):016x}")
 
     @property
+    def key(self) -> str:
+        """Return the hash of the unique key that the job can hold while it lives; "": there is none."""
+        found = KEY.search(self.other) if self.other else None
+        return "" if found is None else found[1]
+
+    @property
     def stem(self) -> str:
         """Return the part of the name that identifies the job in a run record."""
         return f"{self.stamp}.{self.tail}"
@@ -121,7 +131,20 @@ def first(job: Job, stamp: str, tail: str) -> Name:
     later = job.not_before is not None and job.not_before > job.enqueued_at
     not_before = micros(job.eligible_at) if later else None
     expires = None if job.ttl is None else micros(job.eligible_at + job.ttl)
-    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id, "", job.extras.priority)
+    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id, key_field(job), job.extras.priority)
+
+
+def key_field(job: Job) -> str:
+    """Return the field for a job's unique key, with its comma; "": it has none."""
+    extras = job.extras
+    if extras.unique_key is None or job.chosen_id:
+        return ""
+    return f",{'u' if extras.window is None else 'w'}{key_hash(extras.unique_key)}"
+
+
+def key_hash(key: str) -> str:
+    """Return the hash of a unique key: 96 bits in 16 characters."""
+    return urlsafe_b64encode(blake2b(key.encode(), digest_size=12).digest()).decode()
 
 
 def parse(text: str) -> Name | None:

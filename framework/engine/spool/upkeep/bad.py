@@ -8,7 +8,7 @@ from collections.abc import Callable
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue import ids, keys
 from framework.engine.spool.enqueue.recover import linked
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments import mending
@@ -56,6 +56,7 @@ def restore(disk: Disk, clock: Clock, queue: QueueDir, path: str, home: Callable
     name = name._replace(chosen=job.chosen_id)
     target = queue.waiting(name, clock.micros())
     if not name.chosen:
+        keys.take_again(disk, clock, home(job.queue), path, name, found.st_ino)
         return "" if disk.move(path, target) else GONE
     ids_of = home(job.queue)
     try:

@@ -11,7 +11,7 @@ from framework.engine.spool.claim import markers
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir, queue_of
-from framework.engine.spool.enqueue import ids
+from framework.engine.spool.enqueue import ids, keys
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.file import Segment
@@ -207,6 +207,7 @@ class Browse:
         expires = None if stored.job.ttl is None else now + names.micros(stored.job.ttl)
         name = stored.name.restamped(self._clock.stamp())._replace(attempt=0, not_before=now, expires=expires)
         target = home.ready(name)
+        keys.take_again(self._disk, self._clock, home, stored.path, name, stored.inode)
         if not self._disk.move(stored.path, target):
             return False
         self._ring(home.name)
@@ -224,9 +225,10 @@ class Browse:
         """Delete a job for ever. Return whether it was there. Raises OSError."""
         if stored.index >= 0:
             return discard(self._disk, stored.path, stored.index)
-        if stored.name is not None and stored.name.chosen and stored.inode:
-            return ids.unlink(self._disk, stored.path, self._queue(stored.job.queue), stored.job.id, stored.inode)
-        return self._disk.unlink(stored.path)
+        entry = ""
+        if stored.name is not None and stored.inode:
+            entry = keys.entry_that_ends(self._queue(stored.job.queue), stored.name, stored.job.id)
+        return ids.leave(self._disk, entry, stored.inode, lambda: self._disk.unlink(stored.path))
 
     def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Stored]:
         name = names.parse(entry)

@@ -22,8 +22,8 @@ from framework.engine.spool.disk import layout
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids
-from framework.engine.spool.enqueue.ids import Relink
+from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue.entries import Relink, sweep
 from framework.engine.spool.enqueue.recover import recover_all
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
@@ -81,7 +81,7 @@ class Maintain:
         self._tally = tally
         self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
-        self._relink = Relink(disk, queue)
+        self._relink = Relink(disk, queue, clock)
         self._upkeep = Upkeep(disk, queue, segments)
         self._segments = segments
         self._readers = Readers(disk, queue)
@@ -234,9 +234,8 @@ class Maintain:
             return
         if job.queue == self._queue.name:
             return  # not a dead letter of another queue: a job of this queue itself that failed is kept
-        home = QueueDir(QueueOptions(job.queue))
-        chosen = name.chosen
-        done = ids.unlink(self._disk, path, home, job.id, found.st_ino) if chosen else self._disk.unlink(path)
+        entry = keys.entry_that_ends(QueueDir(QueueOptions(job.queue)), name, job.id)
+        done = ids.leave(self._disk, entry, found.st_ino, lambda: self._disk.unlink(path))
         self._tally["letters_over"] += done
 
     def _publish(self, _: float) -> bool:
@@ -282,11 +281,12 @@ class Maintain:
         return self._each((f"{self._queue.base}/ready/{bucket}" for bucket in over), until, self._disk.rmdir)
 
     def _sweep_ids(self, _: float) -> bool:
-        """Sweep one directory of ids in each call: a killed ack leaves an entry, which keeps the space of its job."""
+        """Sweep one directory of ids and keys in each call: an entry keeps the space of its job."""
         directories = self._ids() if self._relink.done else []
         if directories:
             self._swept = (self._swept + 1) % len(directories)
-            self._tally["ids_swept"] += ids.sweep(self._disk, f"{self._queue.base}/ids/{directories[self._swept]}")
+            path = f"{self._queue.base}/ids/{directories[self._swept]}"
+            self._tally["ids_swept"] += sweep(self._disk, self._clock, path)
         return True
 
 
