@@ -14,8 +14,8 @@ from framework.model.errors import (
     SettingsError,
     WorkerError,
 )
-from framework.model.handling import Running
-from framework.model.job import Context, Failure, JobId, Logger
+from framework.model.handling import Context, Running
+from framework.model.job import Failure, JobId, Logger
 from framework.model.limits import Breaker
 from framework.model.options import Slo
 from framework.model.outcome import Discard, JobInterrupted, Reject, RetryLater, Snooze

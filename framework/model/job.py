@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from framework.model.extras import NONE, Extras
 from framework.model.frozen import frozen
-from framework.model.handling import Host, Progress, encoded, in_thread
-
-if TYPE_CHECKING:
-    from framework.model.attempt import Attempt, Completing, Transaction
 
 # The headers that the framework itself writes: the payload's type, and the context of the trace.
 FRAMEWORK_HEADERS = frozenset({"content-type", "traceparent", "tracestate", "baggage"})
@@ -239,144 +232,6 @@ class Logger(Protocol):
     def warning(self, event: str, **kw: object) -> object: ...
     def error(self, event: str, **kw: object) -> object: ...
     def exception(self, event: str, **kw: object) -> object: ...
-
-
-@dataclass(frozen=True)
-class Context:
-    """The facts about a job that its handler gets.
-
-    Attributes:
-        job_id, queue: as enqueued; on a dead-letter queue, `queue` is the dead-letter queue.
-        attempt: number of this attempt, from 1, of `max_attempts`.
-        enqueued_at: with time zone UTC.
-        scheduled_for: the moment that a schedule planned; None if no schedule made the job.
-        log: a logger bound to the job and its trace.
-    """
-
-    job_id: str
-    queue: str
-    attempt: int
-    max_attempts: int
-    enqueued_at: datetime
-    scheduled_for: datetime | None
-    log: Logger
-    _deadline: float | None = field(default=None, repr=False)
-    _stopping: Callable[[Lease | None], bool] = field(default=lambda lease: False, repr=False)
-    _clock: Callable[[], float] = field(default=time.monotonic, repr=False)
-    _engine: Completing | None = field(default=None, repr=False)
-    _attempt: Attempt | None = field(default=None, repr=False)
-    _host: Host | None = field(default=None, repr=False)
-    _saved: ClassVar[str | None] = None  # what this attempt has saved; set on the instance
-
-    @property
-    def remaining(self) -> float | None:
-        """Return the seconds until the soft timeout, never below 0; None without a timeout."""
-        return None if self._deadline is None else max(0.0, self._deadline - self._clock())
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Return the headers that the job was enqueued with, without the framework's own."""
-        lease = self._lease
-        return {} if lease is None else lease.job.own_headers
-
-    @property
-    def should_stop(self) -> bool:
-        """Return whether the worker is draining, or this job was cancelled: save what you have, and end soon.
-
-        In a drain raise Snooze, or finish. A cancelled job never runs again, whatever you raise.
-        """
-        return self._stopping(self._lease)
-
-    @property
-    def saved(self) -> Any:
-        """Return the state that this attempt has saved, or else the last that an earlier one has; None: there is none.
-
-        The handler of a dead letter finds the one of its job.
-        """
-        text, lease = self._saved, self._lease
-        if text is None and lease is not None:
-            text = lease.job.extras.saved
-        return None if text is None else json.loads(text)
-
-    def save(self, state: Any) -> None:
-        """Store a small state durably before this returns: if this attempt does not succeed, the next finds it in
-        `saved`. In an async handler use `asave`.
-
-        Args:
-            state: what JSON has, up to 4,096 characters; it replaces the state before. None: there is none any more.
-
-        Raises:
-            ValueError: it is too large, or no JSON. EngineError: it may or may not be stored.
-            JobInterrupted, LeaseLost: another worker has the job by now.
-        """
-        self._store(encoded(state))
-
-    async def asave(self, state: Any) -> None:
-        """Store a state as `save` does, without blocking the event loop."""
-        text = encoded(state)
-        await in_thread(lambda: self._store(text))
-
-    def _store(self, text: str) -> None:
-        lease = self._lease
-        if lease is not None and lease.is_dead_letter:
-            raise RuntimeError("ctx.save(): a dead letter keeps the state of its job for a replay: save it elsewhere")
-        if self._host is not None and lease is not None:
-            self._host.save(lease, text)
-        object.__setattr__(self, "_saved", text)
-
-    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
-        """Report how far the job is; `worker ps` and the web page show the last report while it runs.
-
-        Args:
-            done, total: in any unit; total None: unknown. text: up to 100 characters; what is longer is cut.
-
-        Raises ValueError, TypeError: done is no number of 0 or more, total none above 0, or text no text.
-        """
-        report = Progress(done, total, text)
-        if self._host is not None and self._attempt is not None:
-            self._host.progress(self._attempt, report)
-
-    def transaction(self) -> Transaction:
-        """Return a block in which the job ends: `with` in a sync handler, `async with` in an async one.
-
-        The block gets a connection of psycopg to the engine's database, in a transaction. What it does there, jobs that
-        it enqueues with `connection=`, and the success of this job commit together at the end of the block, or none
-        does. Use it as the last statement of the handler.
-
-        Raises EngineError: the engine has no transactions.
-        """
-        return self._completing.transaction(self._known)
-
-    def complete(self, connection: object) -> None:
-        """End the job as a success within your own transaction: it ends once that commits, which you do next.
-
-        Args:
-            connection: as for `enqueue(connection=)`. Commit, and return from the handler.
-
-        Raises:
-            EngineError: the engine has no transactions, or not on such a connection.
-            JobInterrupted: another worker has the job by now; roll back.
-        """
-        self._completing.complete(self._known, connection)
-
-    async def acomplete(self, connection: object) -> None:
-        """End the job as `complete` does, on an asynchronous connection or session."""
-        await self._completing.acomplete(self._known, connection)
-
-    @property
-    def _completing(self) -> Completing:
-        if self._engine is None:
-            raise RuntimeError("this context belongs to no running job")
-        return self._engine
-
-    @property
-    def _lease(self) -> Lease | None:
-        return None if self._attempt is None else self._attempt.lease
-
-    @property
-    def _known(self) -> Lease:
-        assert self._attempt is not None
-        return self._attempt.lease
 
 
 _SPAN_ID = blake2b(digest_size=8, person=b"span")  # copied for each id, which takes half the time of a new one

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from framework.model.job import Context
+from framework.model.handling import Context
 from framework.model.outcome import Reject, RetryLater
 from framework.model.retry import Seconds
 

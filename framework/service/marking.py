@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from framework.model.errors import DeclarationError, caller_location
-from framework.model.job import Context
+from framework.model.handling import Context
 from framework.model.retry import Seconds, seconds
 from framework.service.batching import Batching, Item
 

@@ -146,17 +146,10 @@ class Queue(_Declared, Upgradable, Marking[P]):
         DeclarationError: an option is out of its range; the message names file and line.
     """
 
-    _connected: list[Sender]
-
     def __init__(
         self,
-        name: str,
-        *,
-        workers: int | None = None,
-        concurrency: int | None = None,
-        pool: Pool | None = None,
-        weight: int | None = None,
-        priority: int = USUAL,
+        name: str, *, workers: int | None = None, concurrency: int | None = None, pool: Pool | None = None,
+        weight: int | None = None, priority: int = USUAL,
         starve_after: Seconds | None = 60,
         max_running: int | None = None,
         rate: str | None = None,
@@ -174,10 +167,10 @@ class Queue(_Declared, Upgradable, Marking[P]):
         max_jobs_per_process: int | None = None,
         max_memory: str | None = None,
         slo: Slo | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(name)
         self.dead_letter, self.schedules, self.pool, self.unique = dead_letter, tuple(schedules), pool, checked(unique)
-        self._connected = []
+        self._connected = list[Sender]()
         try:
             own = {"workers": workers, "concurrency": concurrency, "max_jobs_per_process": max_jobs_per_process}
             _check_pool(pool, weight, own | {"max_memory": max_memory})

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from framework.model.attempt import SilentLogger
-from framework.model.job import Context
+from framework.model.handling import Context
 from framework.service.app import Slot, WorkerApp
 from framework.testing.memory import Harness
 

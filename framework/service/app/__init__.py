@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from framework.model.errors import DeclarationError
+from framework.model.handling import Context as Context
 from framework.model.handling import Running
-from framework.model.job import Context as Context
 from framework.model.job import Failure
 from framework.model.job import Logger as Logger
 from framework.service.app.declarations import check_kinds, collect_pools, collect_queues

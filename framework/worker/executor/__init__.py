@@ -18,8 +18,8 @@ from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
 from framework.model.events import Event, JobCost, JobFinished
 from framework.model.exceptions import describe, error_type
-from framework.model.handling import Progress
-from framework.model.job import Context, Failure, Lease
+from framework.model.handling import Context, Progress
+from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import (
     ARCHIVED,
@@ -110,8 +110,7 @@ class Executor:
         self.engine: Completing = NoTransactions("memory")
         self.save: Callable[[Lease, str], None] = lambda lease, state: None
         self.progress: Callable[[Attempt, Progress], None] = lambda attempt, progress: None
-        self._tracing = tracing
-        self.settled = tracing.settled
+        self._tracing, self.settled = tracing, tracing.settled
         self._emit = emit
         self.wants = wants
         self._tells_success = wants(JobFinished, Kind.SUCCEEDED.value)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from framework.model.attempt import Attempt, Tracing
-from framework.model.job import Context, running
+from framework.model.handling import Context
+from framework.model.job import running
 from framework.model.outcome import Disturbed, JobInterrupted
 from framework.service.batching import Batching, Item
 from framework.worker.executor.around import Around

@@ -14,7 +14,8 @@ from typing import Any
 
 from framework.model.events import Event, HookFailed
 from framework.model.exceptions import describe
-from framework.model.job import Context, Failure
+from framework.model.handling import Context
+from framework.model.job import Failure
 from framework.process.forks import parent_goes_on
 from framework.service.app import WorkerApp
 

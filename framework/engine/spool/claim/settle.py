@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.engine.calls import HAS_SYNCFS
@@ -79,13 +79,17 @@ class Settle:
             lease_of, left = {one.lease.token: one.lease for one in done}, dict(errors)
             failed += [(lease_of[token], error) for token, error in errors]
             lost += [lease_of[token] for token in dying if token not in moved and token not in left]
-        for owner in dead_owners.values():
+        self._tidy(dead_owners.values())
+        self._tell(settled, lost, failed)
+
+    def _tidy(self, dead_owners: Iterable[Owner]) -> None:
+        """Remove what dead owners have left once their last lease is settled, and give back shares of limits."""
+        for owner in dead_owners:
             with contextlib.suppress(OSError):  # then the next rescue() does it
                 self._spool.parts(owner.queue.name).rescue.finish(owner)
         for limits in self._spool.limited:
             with contextlib.suppress(OSError):  # then the next claim does it
                 limits.fit()
-        self._tell(settled, lost, failed)
 
     def _unless_cancelled(
         self, done: Sequence[Settlement], failed: list[tuple[Lease, OSError]]
