@@ -119,7 +119,7 @@ def run(
     `-m` and a module in the place of a command run that module.
     """
     if not can_be_warm(env):
-        program = sys.executable if args[0] == "-m" else WORKER
+        program = sys.executable if args[:1] == ("-m",) else WORKER
         return subprocess.run([program, *args], input=data, capture_output=True, cwd=cwd, env=env, timeout=timeout)
     (stdin, feed), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
     process = warm().start(*args, cwd=cwd, env=env, streams=(stdin, stdout, stderr))
@@ -207,7 +207,7 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     sys.argv = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if sys.argv[1] == "-m":
+    if sys.argv[1:2] == ["-m"]:
         sys.path[0] = os.getcwd()
         module, *sys.argv[1:] = sys.argv[2:]
         runpy.run_module(module, run_name="__main__", alter_sys=True)

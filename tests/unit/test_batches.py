@@ -302,7 +302,7 @@ def test_a_drain_does_not_wait_for_more_jobs() -> None:
             items[0].reject(items[0].payload)
 
     executor = an_executor(Slow())
-    executor._stopping = lambda: True
+    executor._stopping = lambda lease: True
     assert executor.run(executor.attempt(a_lease(b'"x"'))).kind is Kind.DEAD_LETTERED
     item = Item("no", context())
     Slow().act([item])

@@ -148,10 +148,8 @@ class Settle:
         self._leave_segment(token)
         queue = token.owner.queue
         if kind is Kind.CANCELLED:
-            found, source = (
-                cancelling.set_aside(self._disk, queue, token.path, token.name, job, token.inode),
-                token.path,
-            )
+            source = token.path
+            found = cancelling.set_aside(self._disk, queue, source, token.name, job, token.inode)
             with contextlib.suppress(OSError):  # maintenance finds the mark
                 cancelling.sync(self._disk, queue, source)
                 cancelling.unmark(self._disk, queue, token.name.stem)
