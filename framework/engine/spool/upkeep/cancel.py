@@ -14,11 +14,13 @@ from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.disk import clock
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue.recover import holder
 from framework.engine.spool.format import names
 from framework.engine.spool.segments.file import Busy
 from framework.engine.spool.upkeep.browse import Browse, Stored
 from framework.model.errors import LeaseLost
-from framework.model.job import Lease
+from framework.model.job import Job, Lease
 from framework.model.outcome import CANCELLED, Settlement
 
 if TYPE_CHECKING:
@@ -48,10 +50,13 @@ class Cancel:
         self._seen: list[str] = []
         self._over_at = 0.0  # when the first of the cancelled jobs is to be deleted, seconds since the epoch
 
-    def __call__(self, uid: bytes, job_id: str) -> Cancelled:
+    def __call__(self, uid: bytes, job_id: str, job: Job | None = None) -> Cancelled:
         """Cancel a job, wherever it is. Raises OSError.
 
         A worker may put the job back before it sees the mark. So this looks again once the mark is there.
+
+        Args:
+            job: the same as known by a view; None: it was claimed, so nobody changes it any more.
         """
         marked = ""
         missed = False
@@ -61,6 +66,7 @@ class Cancel:
                 if missed:  # at the first time it may have been moving
                     break
                 missed = True
+                self._wait_for_change(job)
             elif state == "in_flight":
                 if marked == stored.name.stem:
                     return "stopping"
@@ -82,6 +88,19 @@ class Cancel:
             if stored.job.uid == uid and stored.job.queue == self._queue.name:
                 return state, stored
         return "", None
+
+    def _wait_for_change(self, job: Job | None) -> None:
+        """Let a producer that changes a job with a unique key end: the job is in tmp meanwhile. Raises OSError.
+
+        Where the producer was killed, this recovers the job.
+        """
+        if job is None or job.extras.unique_key is None:
+            return
+        try:
+            with ids.locked(self._disk, os.path.dirname(keys.entry_of(self._queue, job))):
+                holder(self._disk, self._clock, self._queue, job)
+        except ids.IdBusy:
+            raise OSError(errno.EBUSY, "a process has locked its unique key", self._queue.base) from None
 
     def _set_aside(self, stored: Stored) -> bool:
         """Take a waiting job out of its queue; return False if it is not there any more. Raises OSError.
