@@ -15,7 +15,7 @@ from framework.engine.spool.disk import clock
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.enqueue import ids, keys
-from framework.engine.spool.enqueue.recover import holder
+from framework.engine.spool.enqueue.recover import holder, recover
 from framework.engine.spool.format import names
 from framework.engine.spool.segments.file import Busy
 from framework.engine.spool.upkeep.browse import Browse, Stored
@@ -60,13 +60,14 @@ class Cancel:
         """
         marked = ""
         missed = False
+        self._end_changes(job)
         for _ in range(TRIES):
             state, stored = self._look(uid, job_id)
             if stored is None or stored.name is None:
                 if missed:  # at the first time it may have been moving
                     break
                 missed = True
-                self._wait_for_change(job)
+                self._end_changes(job)
             elif state == "in_flight":
                 if marked == stored.name.stem:
                     return "stopping"
@@ -89,18 +90,22 @@ class Cancel:
                 return state, stored
         return "", None
 
-    def _wait_for_change(self, job: Job | None) -> None:
+    def _end_changes(self, job: Job | None) -> None:
         """Let a producer that changes a job with a unique key end: the job is in tmp meanwhile. Raises OSError.
 
-        Where the producer was killed, this recovers the job.
+        What a killed one has left there is recovered: else it would become this job again later.
         """
         if job is None or job.extras.unique_key is None:
             return
+        disk, queue, field = self._disk, self._queue, names.key_field(job)
         try:
-            with ids.locked(self._disk, os.path.dirname(keys.entry_of(self._queue, job))):
-                holder(self._disk, self._clock, self._queue, job)
+            with ids.locked(disk, os.path.dirname(keys.entry_of(queue, job))):
+                holder(disk, self._clock, queue, job)
         except ids.IdBusy:
-            raise OSError(errno.EBUSY, "a process has locked its unique key", self._queue.base) from None
+            raise OSError(errno.EBUSY, "a process has locked its unique key", queue.base) from None
+        for entry in disk.listdir(f"{queue.base}/tmp"):
+            if field in entry:
+                recover(disk, self._clock, queue, entry)
 
     def _set_aside(self, stored: Stored) -> bool:
         """Take a waiting job out of its queue; return False if it is not there any more. Raises OSError.
