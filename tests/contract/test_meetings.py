@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 
-from framework.model.extras import Extras
 from framework.model.job import Lease
 from framework.model.outcome import CANCELLED, SUCCEEDED, Kind, Outcome, Settlement
 from tests.support.settling import ack, bury
@@ -36,6 +35,22 @@ BACK = ["retry", "bury", "release", "release with a delay"]
 
 def failed(lease: Lease, kind: Kind, delay: float = 0) -> Outcome:
     return Outcome(kind, delay, a_failure(lease))
+
+
+@pytest.mark.parametrize("delay", [0, FAR])
+def test_a_job_with_a_generated_id_is_found_and_cancelled_wherever_it_went(engine: Engine, delay: float) -> None:
+    """The other jobs that were enqueued with it are where they were."""
+    owner = engine.open(JOBS)
+    first, second, _ = put(engine, owner, "", "", "")
+    lease = take_one(owner)
+    owner.settle([Settlement(lease, failed(lease, Kind.RETRIED, delay))])
+    for job in (first, second):
+        (view,) = owner.get(["jobs"], job.id)
+        assert [owner.cancel(view), owner.cancel(view)] == ["cancelled"] * 2
+        assert [(one.job.id, one.state) for one in owner.get(["jobs"], job.id)] == [(job.id, "cancelled")]
+    owner.maintain()
+    assert len(take(owner)) == 1
+    assert_nothing_to_claim(owner)
 
 
 # --- unique keys ------------------------------------------------------------------------------------------------------
