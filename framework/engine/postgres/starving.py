@@ -49,9 +49,7 @@ class Starving:
         self._look_at[queue] = 0.0
         return claim([queue], [place - 1], min(turns, limit))
 
-    def look(
-        self, queue: int, late: Sequence[Any], rows: Sequence[tuple[Any, ...]], limit: int, *, cut: bool
-    ) -> None:
+    def look(self, queue: int, late: Sequence[Any], rows: Sequence[tuple[Any, ...]], limit: int, *, cut: bool) -> None:
         """Look for what starves, behind a claim that asked for `limit` jobs and got these, besides the late ones."""
         engine, now = self._engine, time.monotonic()
         after = engine.queues[engine.name_of(queue)].starve_after
