@@ -21,6 +21,7 @@ class Known:
         untouched: never claimed, never delayed: these come out in the order of their enqueue.
         holder: name of the owner that may settle it; empty: dead.
         claimer: incarnation that claimed it; rescued: the holder has it from a rescue.
+        cancelled: while it was claimed.
     """
 
     job: Job
@@ -35,6 +36,7 @@ class Known:
     holder: str = ""
     claimer: str = ""
     rescued: bool = False
+    cancelled: bool = False
     lease: Lease | None = None
 
     @property
@@ -81,10 +83,11 @@ class Known:
 
 
 class Model:
-    """All jobs that must exist."""
+    """All jobs that must exist, and apart from them the cancelled ones."""
 
     def __init__(self) -> None:
         self.jobs: dict[bytes, Known] = {}
+        self.cancelled: dict[bytes, Known] = {}
         self._number = 0
 
     def add(self, job: Job, due: tuple[float, float]) -> None:
@@ -93,6 +96,11 @@ class Model:
 
     def remove(self, known: Known) -> None:
         del self.jobs[known.job.uid]
+
+    def cancel(self, known: Known) -> None:
+        """It will not run: neither id nor place is taken any more."""
+        self.remove(known)
+        self.cancelled[known.job.uid] = known
 
     def where(self, **wanted: object) -> list[Known]:
         """The jobs whose attributes have these values."""

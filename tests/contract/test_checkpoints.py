@@ -147,3 +147,26 @@ def test_who_has_lost_the_job_can_not_save(engine: Engine) -> None:
         broker.save(lease, NEW)
     other.release([saved(rescued.lease, OLD)])
     saved(take_one(other), OLD)
+
+
+def test_a_delivery_that_ends_before_the_handler_starts_is_counted_and_leaves_the_checkpoint(engine: Engine) -> None:
+    """The worker is killed while the job waits in it, with what an earlier delivery has saved."""
+    owner = engine.open(JOBS)
+    put(engine, owner, "a")
+    lease = take_one(owner)
+    owner.save(lease, OLD)
+    owner.release([lease])
+    for count in (1, 2):
+        engine.die(lambda dying: len(take(dying)))
+        (rescued,) = owner.rescue()
+        assert owner.unaccounted(rescued.lease) == count
+        owner.release([rescued.lease])
+        assert found(owner, "a", "ready").job.extras.saved == OLD
+    lease = take_one(owner)
+    owner.save(lease, NEW)
+    owner.save(lease, OLD)
+    owner.release([lease])
+    engine.die(lambda dying: len(take(dying)))
+    (rescued,) = owner.rescue()
+    assert owner.unaccounted(rescued.lease) == 2, "one has ended in good order since"
+    assert saved(rescued.lease, OLD).delivery == 5

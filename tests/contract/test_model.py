@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from framework.engine.port import State
+from framework.engine.port import JobView, State
 from framework.model.errors import LeaseLost, QueueFull
 from framework.model.extras import Extras
 from framework.model.job import Lease
@@ -174,6 +174,9 @@ class Walk(RuleBasedStateMachine):
         failure, before = a_failure(known.lease), self.engine.now()
         self.settled(known)
         retry(self.owners[known.holder], known.lease, delay=self.seconds(delay), failure=failure)
+        if known.cancelled:
+            self.model.cancel(known)
+            return
         known.add(failure)
         known.attempt += 1
         # Even without a delay it may pass through the delayed: due, once somebody has done the housekeeping.
@@ -186,6 +189,9 @@ class Walk(RuleBasedStateMachine):
         failure = a_failure(known.lease, reason="rejected")
         self.settled(known)
         bury(self.owners[known.holder], known.lease, failure=failure)
+        if known.cancelled:
+            self.model.cancel(known)
+            return
         known.add(failure)
         known.die()
         if known.queue == "jobs":
@@ -208,7 +214,10 @@ class Walk(RuleBasedStateMachine):
         broker, some, leases = self.some_of(self.held(), number, count)
         broker.release(leases, delay=self.seconds(delay))
         for known in some:
-            known.wait(self.due(delay, before))
+            if known.cancelled:
+                self.model.cancel(known)
+            else:
+                known.wait(self.due(delay, before))
 
     @precondition(lambda self: self.stale)
     @rule(number=any_one, verb=st.sampled_from(sorted(SETTLE)))
@@ -271,11 +280,48 @@ class Walk(RuleBasedStateMachine):
     def discard(self, owner: str, number: int) -> None:
         self.inspect(self.owners[owner], pick(list(self.model.jobs.values()), number), "discard")
 
-    def inspect(self, broker: Owner, known: Known, verb: str) -> None:
+    @precondition(lambda self: len(self.model.jobs) > 3)
+    @rule(owner=any_owner, number=any_one)
+    def cancel(self, owner: str, number: int) -> None:
+        """Twice: the second call changes nothing."""
+        known = pick(list(self.model.jobs.values()), number)
+        view = self.view(self.owners[owner], known)
+        dead = known.is_dead_letter or known.state == "dead"
+        told = "gone" if dead else "stopping" if known.state == "in_flight" else "cancelled"
+        said = [self.owners[owner].cancel(view) for _ in range(2)]
+        assert said == [told] * 2, f"{said} of a job that is {known.state} on {known.queue}"
+        if told == "cancelled":
+            self.model.cancel(known)
+        known.cancelled = told == "stopping"
+
+    @precondition(lambda self: self.model.cancelled)
+    @rule(owner=any_owner, number=any_one)
+    def discard_a_cancelled_job(self, owner: str, number: int) -> None:
+        known = pick(list(self.model.cancelled.values()), number)
+        broker = self.owners[owner]
+        (view,) = (one for one in broker.browse(known.queue, "cancelled") if one.job.uid == known.job.uid)
+        assert view.attempt == known.attempt
+        assert view.delivery in (known.delivery, known.delivery + 1)  # a job of a segment is claimed first
+        assert not broker.replay(view)
+        assert broker.discard(view)
+        del self.model.cancelled[known.job.uid]
+
+    @precondition(lambda self: self.held())
+    @rule(owner=any_owner)
+    def look_for_cancelled(self, owner: str) -> None:
+        leases = {known.job.uid: known for known in self.held(owner)}
+        mine = [known.lease for known in leases.values() if known.lease]
+        assert not self.owners[owner].lost(mine)
+        found = {lease.job.uid for lease in self.owners[owner].cancelled(mine)}
+        assert found == {uid for uid, known in leases.items() if known.cancelled}
+
+    def view(self, broker: Owner, known: Known) -> JobView:
         states: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
-        views = [view for state in states if (view := broker.find(known.queue, known.job.id, state))]
-        assert len(views) == 1
-        done = getattr(broker, verb)(views[0])
+        (view,) = (view for state in states if (view := broker.find(known.queue, known.job.id, state)))
+        return view
+
+    def inspect(self, broker: Owner, known: Known, verb: str) -> None:
+        done = getattr(broker, verb)(self.view(broker, known))
         assert done is (known.state != "in_flight")
         if done and verb == "discard":
             self.model.remove(known)
@@ -296,6 +342,8 @@ class Walk(RuleBasedStateMachine):
                 assert sorted(view.job.uid for view in views) == sorted(known)
                 for view in views:
                     known[view.job.uid].check_view(view)
+            aside = {uid for uid, one in self.model.cancelled.items() if one.queue == options.name}
+            assert {view.job.uid for view in broker.browse(options.name, "cancelled")} == aside
 
     def teardown(self) -> None:
         self.engine.close()

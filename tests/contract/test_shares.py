@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from framework.engine.port import STARVING_TURN
 from framework.model.errors import WorkerError
 from framework.model.extras import Extras
 from framework.model.limits import CANARIES, Breaker, Rate
@@ -253,3 +254,17 @@ def test_priorities_hold_below_the_limits(engine: Engine) -> None:
     assert claimed(owner, 1) == []
     ack(owner, first)
     eventually(lambda: claimed(owner, 1), ["late"])
+
+
+def test_what_starves_gets_its_share_of_what_the_limits_leave(engine: Engine) -> None:
+    owner = engine.open(replace(JOBS, max_running=2, starve_after=engine.moment))
+    put(engine, owner, "usual/0", "usual/1")
+    put(engine, owner, *(f"urgent/{n}" for n in range(60)), extras=Extras(priority=1))
+    pass_time(engine, owner, engine.moment * 1.5)
+    got: list[str] = []
+    while len(got) < 12 * STARVING_TURN:
+        leases = owner.claim(["jobs"], limit=10, wait=1)
+        got += ids(leases)
+        ack(owner, leases)
+    assert [name for name in got if "usual" in name] == ["usual/0", "usual/1"], got
+    assert sum("urgent" in name for name in got[:16]) >= 10

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.upkeep.cancel import TORN, Cancel
 
-from .world import broker, claim, job, one
+from .seam import Seam
+from .world import Cut, broker, claim, job, one
 
 
 @pytest.fixture
@@ -71,4 +74,32 @@ def test_what_a_worker_without_cancellations_puts_back_is_cancelled_by_maintenan
     assert spool._spool.settle.release(lease.token, 0)
     sweep(spool)
     assert [view.job.id for view in spool.browse("jobs", "cancelled")] == ["a"]
+    assert list(claim(spool)) == []
+
+
+@pytest.mark.parametrize("how", ["replace", "postpone"])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_job_whose_change_was_cut_short_is_cancelled(spool: SpoolEngine, root: Path, how: str, step: int) -> None:
+    """From the first rename on the job is in tmp, with its old payload; before the third it has the new one."""
+    spool.enqueue([job("a", key="k")])
+    (view,) = spool.get(["jobs"], "a")
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    left = step
+
+    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
+        nonlocal left
+        left -= name == "rename"
+        if left < 0 and name == "rename":
+            raise Cut
+        return real(*args, **kwargs)
+
+    seam.arm(hook)
+    with pytest.raises(Cut):
+        mine.enqueue([replace(job("b", key="k"), on_conflict=how)])
+    seam.disarm()
+    mine.close()
+    assert spool.cancel(view) == "cancelled"
+    assert [one.job.id for one in spool.browse("jobs", "cancelled")] == ["a"]
+    spool.maintain()
     assert list(claim(spool)) == []

@@ -13,9 +13,9 @@ import pytest
 from framework.engine.spool.claim import claim as claim_module
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineUnavailable, LeaseLost
-from tests.support.settling import ack, retry
+from tests.support.settling import ack, bury, retry
 
-from .seam import Seam, before, fail_calls
+from .seam import Seam, before, fail_calls, pass_on
 from .world import broker, census, claim, dead_owner, descriptors_here, failure, files, heal, ids, in_child, job, one
 
 
@@ -346,3 +346,20 @@ def test_the_history_of_many_attempts_is_the_first_and_the_last_ten(spool: Spool
         lease = one(spool)
         retry(spool, lease, delay=0, failure=failure(lease, message=f"m{number}"))
     assert [f.message for f in one(spool).job.history] == ["m1", *(f"m{n}" for n in range(6, 16))]
+
+
+def test_a_dead_letter_is_read_by_as_few_calls_as_a_job(root: Path) -> None:
+    seam = Seam()
+    spool = broker(root, calls=seam)
+    spool.enqueue([job(name) for name in "abc"])
+    bury(spool, lease := one(spool), failure=failure(lease))
+    one(spool, "letters")  # this makes the owner
+    bury(spool, lease := one(spool), failure=failure(lease))
+    spent = []
+    for queue in ("letters", "jobs"):
+        seam.arm(pass_on)
+        one(spool, queue)
+        spent.append([seam.names.count(name) for name in ("fstat", "pread")])
+        seam.disarm()
+    assert spent[0] == spent[1]
+    spool.close()

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,22 @@ def test_schemas_do_not_mix(opened: Open, url: str) -> None:
     put(opened("a"), "x")
     other = opened("b", options="&schema=other")
     assert other.claim(["jobs"], limit=1, wait=0) == []
+
+
+@pytest.mark.parametrize("queue", ["jobs", "more"])
+def test_a_claim_that_a_limit_keeps_waiting_looks_now_and_then(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, queue: str
+) -> None:
+    """So does a claim from another queue afterwards."""
+    broker = opened("a", queue=replace(JOBS, max_running=1))
+    broker.open([QueueOptions("more")])
+    put(broker, "x", "y")
+    take(broker)
+    assert broker.claim(["jobs"], limit=1, wait=0.3) == []
+    taken, looks = broker.claims._take, []
+    monkeypatch.setattr(broker.claims, "_take", lambda *arguments: looks.append(1) or taken(*arguments))
+    assert broker.claim([queue], limit=1, wait=0.5) == []
+    assert len(looks) < 12
 
 
 # --- breaks -----------------------------------------------------------------------------------------------------------

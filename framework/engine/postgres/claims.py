@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import time
@@ -74,8 +75,9 @@ class Claims:
             if leases or (left := deadline - time.monotonic()) <= 0:
                 return leases
             if self._told:  # a notification may be about a job below a floor
-                left = min(left, max(0.001, min(map(self._due, numbers)) - time.monotonic()))
-            left = min(left, self.limits.wait())
+                due = min(map(self._due, filter(self.limits.has_room, numbers)), default=math.inf)
+                left = min(left, max(0.001, due - time.monotonic()))
+            left = min(left, self.limits.wait(numbers))
             if self._wait(min(left, POLL) if engine.link.pooled else left):
                 return ()
 
@@ -96,11 +98,12 @@ class Claims:
         floors = [
             LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)
         ]
-        late = self._starving.take(numbers[0], limit, partial(self._claimed, era))
+        cut = self.limits.apply(numbers[:1])
+        late = self._starving.take(numbers[0], limit, partial(self._claimed, era), cut=cut)
         limit -= len(late)
         rows = self._claimed(era, numbers, floors, limit) if limit else []
         took = time.monotonic() - began
-        self._starving.look(numbers[0], rows, limit)
+        self._starving.look(numbers[0], late, rows, limit, cut=cut)
         last: dict[int, int] = {}
         for row in rows:
             last[row[0]] = max(row[1], last.get(row[0], LOWEST))

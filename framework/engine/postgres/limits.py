@@ -63,6 +63,6 @@ class Limits:
         """Return whether the last claim could look at the jobs of a queue."""
         return number not in self._until
 
-    def wait(self) -> float:
-        """Return the seconds until a queue may have room again; infinite where none lacks it."""
-        return max(0.001, min(self._until.values(), default=math.inf) - time.monotonic())
+    def wait(self, numbers: Sequence[int]) -> float:
+        """Return the seconds until one of these queues may have room again; infinite where none lacks it."""
+        return max(0.001, min(self._until.get(number, math.inf) for number in numbers) - time.monotonic())

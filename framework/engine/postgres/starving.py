@@ -21,7 +21,8 @@ Claim = Callable[[Sequence[int], Sequence[int], int], list[tuple[Any, ...]]]  # 
 class Starving:
     """The starving priorities, as one owner knows them.
 
-    A look is one query, made each tenth of `starve_after`, and only where a claim has found all that it asked for.
+    A look is one query, made each tenth of `starve_after`, and only where a claim has found all that it asked for, or
+    some jobs of a queue whose limits may have kept others back.
     """
 
     def __init__(self, engine: PostgresEngine) -> None:
@@ -30,29 +31,38 @@ class Starving:
         self._found: dict[int, int] = {}  # by queue, the place of the job that has waited longest
         self._claimed: Counter[int] = Counter()
 
-    def take(self, queue: int, limit: int, claim: Claim) -> list[tuple[Any, ...]]:
-        """Claim what starves, of `limit` jobs one in STARVING_TURN; return its rows."""
+    def take(self, queue: int, limit: int, claim: Claim, *, cut: bool) -> list[tuple[Any, ...]]:
+        """Claim what starves, of `limit` jobs one in STARVING_TURN; return its rows.
+
+        Args:
+            cut: the queue's limits may leave room for fewer jobs, so `look` counts those that were claimed.
+        """
         place = self._found.get(queue)
         if place is None:
             return []
-        self._claimed[queue] += limit
-        turns, self._claimed[queue] = divmod(self._claimed[queue], STARVING_TURN)
+        ahead = 1 if cut else limit
+        turns, rest = divmod(self._claimed[queue] + ahead, STARVING_TURN)
+        self._claimed[queue] = rest - ahead if cut else rest
         if not turns:
             return []
         del self._found[queue]
         self._look_at[queue] = 0.0
         return claim([queue], [place - 1], min(turns, limit))
 
-    def look(self, queue: int, rows: Sequence[tuple[Any, ...]], limit: int) -> None:
-        """Look for what starves, behind a claim that asked for `limit` jobs."""
+    def look(self, queue: int, late: Sequence[Any], rows: Sequence[tuple[Any, ...]], limit: int, *, cut: bool) -> None:
+        """Look for what starves, behind a claim that asked for `limit` jobs and got these, besides the late ones."""
         engine, now = self._engine, time.monotonic()
         after = engine.queues[engine.name_of(queue)].starve_after
-        if after is None or now < self._look_at.get(queue, 0.0) or sum(row[0] == queue for row in rows) < limit:
+        mine = [row for row in rows if row[0] == queue]
+        if cut and (late or queue in self._found):
+            self._claimed[queue] += len(late) + len(mine)
+        more = bool(late or mine) if cut else len(mine) >= limit  # more jobs may wait
+        if after is None or now < self._look_at.get(queue, 0.0) or not more:
             return
-        first = rows[-1][1] >> LEVEL if rows else -USUAL
+        first = mine[-1][1] >> LEVEL if mine else -USUAL
         behind = [level << LEVEL for level in range(first + 1, LEAST_URGENT - USUAL + 1)]
         query = f"select place, waits from {engine.schema}.firsts_1(%s, %s::bigint[]) where waits >= %s"
-        late = engine.link.rows(query, [queue, behind, after]) if behind else []
+        starving = engine.link.rows(query, [queue, behind, after]) if behind else []
         self._look_at[queue] = now + max(LEAST_PAUSE, after / 10, 20 * (time.monotonic() - now))
-        if late:
-            self._found[queue] = max(late, key=lambda row: row[1])[0]
+        if starving:
+            self._found[queue] = max(starving, key=lambda row: row[1])[0]

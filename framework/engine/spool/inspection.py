@@ -126,7 +126,7 @@ class Inspection:
         if view.state == "bad" or view.newer:
             return "gone"
         with self._failing(f"job {view.job.id!r}"):
-            return self._spool.parts(view.queue).cancel(view.job.uid, view.job.id)
+            return self._spool.parts(view.queue).cancel(view.job.uid, view.job.id, view.job)
 
     def restore(self, view: JobView) -> str:
         """Rename a bad file back, under the lock of its id where the caller chose the id."""

@@ -93,7 +93,7 @@ class Reader:
         fd = disk.open(token.path, _OPEN)
         try:
             data = calls.pread(fd, FIRST_READ, 0)
-            if len(data) < FIRST_READ and not (token.name.chosen or token.name.other):
+            if len(data) < FIRST_READ and not (token.name.chosen or token.name.key):
                 where = job_file.layout(data)
                 job = job_file.decode(data, where)
             else:

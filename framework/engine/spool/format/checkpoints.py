@@ -1,4 +1,6 @@
-"""The checkpoint in a job file: two slots behind the history, which a worker writes in turn while its handler runs.
+"""The checkpoint in a job file: two slots that a worker writes in turn while its handler runs.
+
+They are behind the history and the page that counts deliveries (`upkeep/rescue.py`).
 
 Of a write that is cut short its slot has no right checksum, and the other slot has the checkpoint before. Files of jobs
 that save nothing end before these slots, and readers of versions without checkpoints do not read so far.
@@ -15,7 +17,7 @@ from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.format.history import SLOT, SLOTS
 from framework.model.extras import MOST_SAVED
 
-AT = SLOTS * SLOT  # offset from the first slot of the history
+AT = (SLOTS + 1) * SLOT  # offset from the first slot of the history
 _CRC = struct.Struct("<I")
 _HEAD = struct.Struct("<4sIIQ")  # magic, crc of all that follows, length, sequence
 _REST = struct.Struct("<IQ")

@@ -14,11 +14,13 @@ from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.disk import clock
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
+from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue.recover import holder, recover
 from framework.engine.spool.format import names
 from framework.engine.spool.segments.file import Busy
 from framework.engine.spool.upkeep.browse import Browse, Stored
 from framework.model.errors import LeaseLost
-from framework.model.job import Lease
+from framework.model.job import Job, Lease
 from framework.model.outcome import CANCELLED, Settlement
 
 if TYPE_CHECKING:
@@ -48,19 +50,24 @@ class Cancel:
         self._seen: list[str] = []
         self._over_at = 0.0  # when the first of the cancelled jobs is to be deleted, seconds since the epoch
 
-    def __call__(self, uid: bytes, job_id: str) -> Cancelled:
+    def __call__(self, uid: bytes, job_id: str, job: Job | None = None) -> Cancelled:
         """Cancel a job, wherever it is. Raises OSError.
 
         A worker may put the job back before it sees the mark. So this looks again once the mark is there.
+
+        Args:
+            job: the same as known by a view; None: it was claimed, so nobody changes it any more.
         """
         marked = ""
         missed = False
+        self._end_changes(job)
         for _ in range(TRIES):
             state, stored = self._look(uid, job_id)
             if stored is None or stored.name is None:
                 if missed:  # at the first time it may have been moving
                     break
                 missed = True
+                self._end_changes(job)
             elif state == "in_flight":
                 if marked == stored.name.stem:
                     return "stopping"
@@ -82,6 +89,23 @@ class Cancel:
             if stored.job.uid == uid and stored.job.queue == self._queue.name:
                 return state, stored
         return "", None
+
+    def _end_changes(self, job: Job | None) -> None:
+        """Let a producer that changes a job with a unique key end: the job is in tmp meanwhile. Raises OSError.
+
+        What a killed one has left there is recovered: else it would become this job again later.
+        """
+        if job is None or job.extras.unique_key is None:
+            return
+        disk, queue, field = self._disk, self._queue, names.key_field(job)
+        try:
+            with ids.locked(disk, os.path.dirname(keys.entry_of(queue, job))):
+                holder(disk, self._clock, queue, job)
+        except ids.IdBusy:
+            raise OSError(errno.EBUSY, "a process has locked its unique key", queue.base) from None
+        for entry in disk.listdir(f"{queue.base}/tmp"):
+            if field in entry:
+                recover(disk, self._clock, queue, entry)
 
     def _set_aside(self, stored: Stored) -> bool:
         """Take a waiting job out of its queue; return False if it is not there any more. Raises OSError.

@@ -19,6 +19,7 @@ from framework.engine.spool.disk.layout import QueueDir, queue_of
 from framework.engine.spool.enqueue import ids
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.segments.file import Segment
+from framework.engine.spool.segments.words import is_free, is_owned
 from framework.engine.spool.upkeep.pages import Refused, inodes
 from framework.model.options import QueueOptions
 
@@ -167,10 +168,20 @@ class Search:
         return data is not None and self._needle in data
 
     def _segment_holds(self, path: str) -> bool:
+        """Return whether the job is in this segment. The record of one that has left it stays there."""
         try:
             with Segment(self._disk, path) as segment:
-                return segment.holds(self._id.encode("utf-8", "surrogatepass"))
+                if not segment.holds(self._id.encode("utf-8", "surrogatepass")):
+                    return False
+                here = [index for index, one in enumerate(segment.words()) if is_free(one) or is_owned(one)]
+                return any(self._is_at(segment, index) for index in here)
         except (job_file.Damaged, job_file.Newer, OSError):
+            return False
+
+    def _is_at(self, segment: Segment, index: int) -> bool:
+        try:
+            return segment.job(index).id == self._id
+        except job_file.Damaged:
             return False
 
 
