@@ -207,7 +207,7 @@ if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     sys.argv = _serve(socket.socket(fileno=int(sys.argv[1])))
-    if sys.argv[1] == "-m":
+    if sys.argv[1:2] == ["-m"]:
         sys.path[0] = os.getcwd()
         module, *sys.argv[1:] = sys.argv[2:]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
