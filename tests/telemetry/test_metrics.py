@@ -285,7 +285,7 @@ def test_every_event_is_known_to_the_lines_or_the_metrics_and_none_raises(receiv
         "Sequence[str]": ["a", "b"],
         "BlackBox | None": BlackBox("fetch", "relay.py", 41, "stack", ["line"], 1000, 1.5),
         "Reason | None": "error",
-        "Literal['ack', 'retry', 'bury', 'rest', 'release']": "ack",
+        "Literal['ack', 'retry', 'dead_letter', 'archive', 'release']": "ack",
         "Literal['info', 'warning', 'error']": "info",
     }
     silent = {"JobsClaimed", "JobCost", "JobsSettled", "QueueObserved"}
