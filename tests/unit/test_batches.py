@@ -317,6 +317,8 @@ def test_a_drain_does_not_wait_for_more_jobs(queue: str) -> None:
     """And a handler can be tested as a method."""
     executor = an_executor(Slow(), queue=queue)
     executor._stopping = lambda lease: True
+    assert executor.batches is not None
+    executor.batches._wait = 1e6  # who waits is stopped by the limit of a test
     attempt = executor.attempt(a_lease(b'"x"', queue=queue))
 
     async def call(made: Any) -> Any:
