@@ -26,7 +26,7 @@ QUEUES = (
 
 @dataclass
 class Promise:
-    """`there`, `absent`, `letter` (it is a dead letter) or `home` (it is none), between two moments.
+    """`there`, `absent`, `letter` (it is a dead letter), `home` (it is none) or `cancelled`, between two moments.
 
     `saved 2`: it has its checkpoint 2, or a later one.
 

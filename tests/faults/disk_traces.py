@@ -350,6 +350,32 @@ def _pauses(life: Life) -> None:
     life.enqueue("d", queue="plain")
 
 
+def _cancels(life: Life) -> None:
+    """Jobs that wait in files and in a segment, and claimed ones, one of which is put back and one of a dead worker."""
+    life.enqueue("a", "b")
+    life.enqueue("chosen", chosen=True)
+    life.enqueue("later", delay=3600)
+    for job_id in ("chosen", "later"):
+        _cancel(life, job_id, "cancelled")
+    lease = one(life.mine)
+    _cancel(life, lease.job.id, "stopping")
+    life.mine.release([lease])
+    in_segments(life.mine)
+    life.enqueue("c", "d", "e")
+    _cancel(life, "d", "cancelled")
+    claimed = one(life.mine)
+    _cancel(life, claimed.job.id, "stopping")
+    life.die()
+    life.enqueue("f")
+
+
+def _cancel(life: Life, job_id: str, answer: str) -> None:
+    (view,) = life.mine.get(["jobs"], job_id)
+    life.ends("there", job_id)
+    assert life.mine.cancel(view) == answer
+    life.promise("cancelled", job_id)
+
+
 def _checkpoints(life: Life) -> None:
     """One after the other, into a job's own file, and out of a segment."""
     life.enqueue("a")
@@ -375,6 +401,7 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "append in vain": _append_in_vain,
     "ticks": _ticks,
     "pauses": _pauses,
+    "cancels": _cancels,
     "checkpoints": _checkpoints,
     "stored together": _together_recovered,
     "segments": _segments,

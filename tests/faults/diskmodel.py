@@ -26,7 +26,7 @@ from .disk_states import MOST_STATES, State
 from .disk_traces import TRACES
 from .report import Report, number, print_and_exit, seed
 
-PLACES = ("ready", "delayed", "in_flight", "dead")
+PLACES = ("ready", "delayed", "in_flight", "dead", "cancelled")
 
 
 @contextmanager
@@ -126,6 +126,7 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
     broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
     found = {queue.name: fresh.paused(queue.name) for queue in QUEUES}
     pauses = {name: pause.by for name, pause in found.items() if pause is not None and pause.paused}
+    cancelled = {view.job.id for view in views if view.state == "cancelled"}
     saved = {view.job.id: int(view.job.extras.saved or 0) for view in views}
     for promise in active:
         kept = {
@@ -133,6 +134,7 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
             "absent": there[promise.job_id] == 0,
             "letter": promise.job_id in letters,
             "home": promise.job_id not in letters,
+            "cancelled": promise.job_id in cancelled,
             "paused by ada": pauses.get(promise.job_id) == "ada",
             "runs": promise.job_id not in pauses,
             **{f"saved {number}": saved.get(promise.job_id, 0) >= number for number in (1, 2, 3)},

@@ -224,7 +224,7 @@ def _stranded(stage: Stage) -> None:
     """A claim was made, and its file could not be read just then."""
     stage.store("a", "b")
     lease = one(stage.broker)
-    lease.token.owner.held.clear()
+    lease.token.owner.tokens.clear()
     stage.broker._spool.parts("jobs").claim.look_again()
 
 

@@ -14,10 +14,12 @@ from tests.faults.diskmodel import record, violations
 # What asks for syncs, and a trace that breaks without them. A new one belongs here, or is not needed.
 SITES = {
     "browse.replay": "letters",
+    "cancelling.mark": "cancels",
+    "cancelling.sync": "cancels",
     "checkpoints.write": "checkpoints",
     "disk.mkdir": "enqueue",
     "enqueue._make_durable": "enqueue",
-    "temp_files._remove": "in vain",
+    "temp_files.remove": "in vain",
     "enqueue._put_segment": "segments",
     "copies._copy": "segments",
     "copies.leave": "segment letters",

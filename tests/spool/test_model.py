@@ -95,7 +95,7 @@ class SpoolWalk(Walk):
             view for state in ("ready", "delayed") for view in self.owners["two"].browse("others", state)  # type: ignore[arg-type]
             if view.job.uid == known.job.uid
         ]  # fmt: skip
-        path = self.engine.root / view.sight.path  # type: ignore[attr-defined]
+        path = self.engine.root / view.stored.path  # type: ignore[attr-defined]
         data = bytearray(path.read_bytes())
         end = data.index(known.job.payload, 64) + len(known.job.payload)  # behind it lies the history
         where = int(at * end)

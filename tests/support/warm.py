@@ -119,7 +119,7 @@ def run(
     `-m` and a module in the place of a command run that module.
     """
     if not can_be_warm(env):
-        program = sys.executable if args[0] == "-m" else WORKER
+        program = sys.executable if args[:1] == ("-m",) else WORKER
         return subprocess.run([program, *args], input=data, capture_output=True, cwd=cwd, env=env, timeout=timeout)
     (stdin, feed), (out, stdout), (err, stderr) = (os.pipe() for _ in range(3))
     process = warm().start(*args, cwd=cwd, env=env, streams=(stdin, stdout, stderr))

@@ -257,7 +257,7 @@ class Inspection:
         with cursor.connection.transaction():
             rows = cursor.execute(query, values).fetchall()
             if rows and (key := key_of(job)) and key["window"] is None:
-                hold = f"select {self._schema}.hold_1(%s, %s, %s, %s, %s, null)"
+                hold = f"select {self._schema}.hold_key_1(%s, %s, %s, %s, %s, null)"
                 cursor.execute(hold, [rows[0][0], key["unique"], *rows[0][1:], key["until"]])
         return rows
 

@@ -133,10 +133,12 @@ class Cancel:
         now = time.monotonic()
         if now < self._look_at:
             return True
+        # The first look finds marks that outlived their workers: a power cut may have put their jobs back.
+        first = now + AGAIN if self._look_at else now
         self._look_at = now + LOOK_EVERY
         marked = self._part.marks.names()
         stems = filter(names.BATCH.fullmatch, marked)  # what else lies there is not the spool's
-        self._tried = {stem: self._tried.get(stem, now + AGAIN) for stem in stems}
+        self._tried = {stem: self._tried.get(stem, first) for stem in stems}
         for stem in [stem for stem, at in self._tried.items() if at <= now]:
             self._tried[stem] = now + AGAIN
             self._carry_out(stem)
