@@ -81,7 +81,8 @@ class Acts:
         if view.state == "in_flight":
             return "is being handled right now: try again"
         if not view.is_dead_letter and not view.newer:
-            return f"is {view.state}, no dead letter: it runs by itself"
+            how = "never runs again" if view.state == "cancelled" else "runs by itself"
+            return f"is {view.state}, no dead letter: it {how}"
         return self._done("replay", view, _newer(view) or self._or_gone(self._store.engine.replay, view))
 
     def discard(self, view: JobView) -> str:

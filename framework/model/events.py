@@ -30,9 +30,9 @@ class JobsClaimed(Event):
 class JobFinished(Event):
     """An attempt ended, and its process is alive. Emitted while the attempt's span is current, before the settlement.
 
-    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, rested, cancelled; `delay` is the delay
-    of a retry or release; `wait` counts from the moment the job was eligible; `message` is the text of the error, or
-    the reason for discarding the job.
+    `outcome` is one of succeeded, retried, dead_lettered, released, discarded, archived, cancelled, lease_lost; `delay`
+    is the delay of a retry or release; `wait` counts from the moment the job was eligible; `message` is the text of the
+    error, or the reason for discarding or releasing the job.
     """
 
     queue: str

@@ -1,4 +1,4 @@
-"""What handlers and hooks get and tell while a job runs: the job as `around` gets it, checkpoints, and progress."""
+"""The context of a running job, the job as `around` gets it, checkpoints, and progress."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _check_number(name: str, value: object, be: str, zero: bool) -> None:
 
 
 class Host(Protocol):
-    """What executes a run, as its context needs it. Both may be called in any thread."""
+    """The part of an executor that a context needs. Both methods may be called in any thread."""
 
     def save(self, lease: Lease, state: str, /) -> None:
         """Store a checkpoint durably, as `Engine.save` does."""

@@ -90,7 +90,7 @@ class Upgradable:
             raise DeclarationError(f"{where}: {wrong}")
 
         def mark(function: F) -> F:
-            if not _takes_one(function):
+            if inspect.iscoroutinefunction(inspect.unwrap(function)) or not takes(function, 1):
                 raise DeclarationError(
                     f"{where}: an upgrade function is a plain function of one argument, not async; in a class write "
                     "@staticmethod above it"
@@ -105,11 +105,10 @@ class Upgradable:
         return mark
 
 
-def _takes_one(function: Any) -> bool:
-    if not callable(function) or inspect.iscoroutinefunction(inspect.unwrap(function)):
-        return False
+def takes(function: Any, count: int) -> bool:
+    """Return whether this is a callable that takes so many positional arguments."""
     try:
-        inspect.signature(function).bind(None)
+        inspect.signature(function).bind(*[None] * count)
     except TypeError:
         return False
     except ValueError:  # a builtin that does not tell

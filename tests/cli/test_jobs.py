@@ -120,6 +120,8 @@ def test_cancel(shop: Cli) -> None:
     assert ids(shop, "jobs", "list", "relay", "--state", "cancelled") == ["eight", "later"]
     again = shop.ok("jobs", "cancel", "relay", "eight", "--yes")
     assert again.out == "cancelled 1 job\n", "twice is once"
+    retried = shop.run("jobs", "retry", "relay", "eight").err
+    assert "eight on digests is cancelled, no dead letter: it never runs again" in retried
     dead = shop.run("jobs", "cancel", "relay", "three", "--yes")
     assert (dead.code, dead.out) == (1, "cancelled 0 jobs\n")
     assert "three on dead-letters is a dead letter, which does not run: delete it with discard" in dead.err

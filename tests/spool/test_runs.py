@@ -9,7 +9,9 @@ import pytest
 from framework.engine.spool.engine import SpoolEngine
 from framework.engine.spool.format import runs
 from framework.engine.spool.format.names import parse
+from framework.engine.spool.upkeep.rescue import Orphan, rescued
 from framework.model.job import RunRecord
+from framework.model.outcome import Kind
 
 from . import world
 from .world import body, claim, ids, job
@@ -52,6 +54,14 @@ def test_a_record_of_the_version_before_is_read(digits: str, started: runs.Start
     assert runs.decode(row(digits)) == started
     head = runs.head("boot", 1.0)
     assert runs.read_rows(head + bytes(runs.ROW) + row(digits)) == {(NAME.stem, started.run.delivery): started}
+
+
+def test_the_version_before_has_another_word_for_archived(spool: SpoolEngine) -> None:
+    spool.enqueue([job("a")])
+    (lease,) = claim(spool)
+    reported = rescued(Orphan(lease, "dead", runs.Started("stem", RUN, "rested"))).reported
+    assert reported is not None
+    assert reported.kind is Kind.ARCHIVED
 
 
 def test_a_torn_record_is_none() -> None:

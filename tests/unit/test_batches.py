@@ -69,6 +69,8 @@ class App(WorkerApp):
             raise JobInterrupted("timeout")
         if any(item.payload == "lost" for item in items):
             raise JobInterrupted("lease_lost")
+        if any(item.payload == "cancelled" for item in items):
+            raise JobInterrupted("cancelled")
 
     @later.batch_handler(size=3, wait=20)
     async def later_act(self, items: Sequence[Item[str]]) -> None:
@@ -150,6 +152,12 @@ def test_an_interruption_is_that_of_the_whole_batch(queue: str) -> None:
 def test_who_has_lost_a_job_gives_the_others_back(queue: str) -> None:
     kinds = sorted(kind for kind, _ in run(queue, "lost", "a", "b").values())
     assert kinds == [Kind.LEASE_LOST, Kind.RELEASED, Kind.RELEASED]
+
+
+@BOTH
+def test_who_is_cancelled_gives_the_others_back(queue: str) -> None:
+    kinds = sorted(kind for kind, _ in run(queue, "cancelled", "a", "b").values())
+    assert kinds == [Kind.CANCELLED, Kind.RELEASED, Kind.RELEASED]
 
 
 @BOTH
@@ -291,19 +299,36 @@ def test_only_an_exception_can_fail_an_item() -> None:
     assert item.error is None
 
 
-def test_a_drain_does_not_wait_for_more_jobs() -> None:
+class Slow(WorkerApp):
+    jobs = Queue[str]("jobs", timeout=600)
+    later = Queue[str]("later", timeout=600)
+
+    @jobs.batch_handler(size=9, wait=60)
+    def act(self, items: Sequence[Item[str]]) -> None:
+        items[0].reject(items[0].payload)
+
+    @later.batch_handler(size=9, wait=60)
+    async def later_act(self, items: Sequence[Item[str]]) -> None:
+        self.act(items)
+
+
+@BOTH
+def test_a_drain_does_not_wait_for_more_jobs(queue: str) -> None:
     """And a handler can be tested as a method."""
-
-    class Slow(WorkerApp):
-        jobs = Queue[str]("jobs", timeout=600)
-
-        @jobs.batch_handler(size=9, wait=60)
-        def act(self, items: Sequence[Item[str]]) -> None:
-            items[0].reject(items[0].payload)
-
-    executor = an_executor(Slow())
+    executor = an_executor(Slow(), queue=queue)
     executor._stopping = lambda lease: True
-    assert executor.run(executor.attempt(a_lease(b'"x"'))).kind is Kind.DEAD_LETTERED
+    assert executor.batches is not None
+    executor.batches._wait = 1e6  # who waits is stopped by the limit of a test
+    attempt = executor.attempt(a_lease(b'"x"', queue=queue))
+
+    async def call(made: Any) -> Any:
+        return await made
+
+    if executor.handler.is_async:
+        asyncio.run(executor.run_async(attempt, call=call))
+    else:
+        executor.run(attempt)
+    assert attempt.ended.kind is Kind.DEAD_LETTERED
     item = Item("no", context())
     Slow().act([item])
     assert isinstance(item.error, Reject)

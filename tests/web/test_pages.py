@@ -214,7 +214,9 @@ def test_it_is_the_same_on_postgresql(tmp_path_factory: pytest.TempPathFactory) 
         chosen = re.search(r'name="job" value="([^"]+)"', page)
         assert chosen
         assert "cancelled 1 of 1" in server.post("/act", {"verb": "cancel", "job": chosen[1]}).text
-        (job,) = links(server.get("/jobs?state=cancelled").text, "/job?")
+        page = server.get("/jobs?state=cancelled").text
+        assert '<option value="cancelled" selected>' in page
+        (job,) = links(page, "/job?")
         page = server.get(job).text
         assert 'value="cancel"' not in page
         chosen = re.search(r'name="job" value="([^"]+)"', page)

@@ -17,9 +17,8 @@ from framework.engine.port import Cancelled, Features, JobView, Pause, QueueStat
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
-from framework.engine.postgres.declared import DeclaringEngine
 from framework.engine.postgres.enqueue import Store
-from framework.engine.postgres.inspect import Inspection
+from framework.engine.postgres.inspect import DeclaringEngine, Inspection
 from framework.engine.postgres.link import TAKEN_FOR_DEAD, Failed, Link, Place
 from framework.engine.postgres.owner import LocalLife
 from framework.engine.postgres.rows import Key, Row, lease_of

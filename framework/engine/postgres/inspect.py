@@ -1,4 +1,4 @@
-"""The views and counts of jobs in the tables, and the replay and deletion of jobs by a person."""
+"""The views and counts of jobs in the tables, the acts of a person on them, and the declarations of services."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from framework.engine.declarations import Declaration, read
 from framework.engine.inspector import without_replaced
 from framework.engine.port import NO_JOBS, Cancelled, JobView, Pause, QueueStats, State
 from framework.engine.postgres.enqueue import tell
-from framework.engine.postgres.link import SLOW
+from framework.engine.postgres.link import SLOW, Link
 from framework.engine.postgres.rows import COLUMNS, JOB, Row, job_of, key_of, write_id
 from framework.model.errors import UsageError
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
@@ -48,6 +49,33 @@ class RowView(JobView):
     table: str = ""
     number: int = 0
     row: int = 0
+
+
+class DeclaringEngine:
+    """The part of the engine that implements `framework.engine.declarations`."""
+
+    link: Link
+    schema: str
+
+    def declare(self, said: Declaration) -> None:
+        """Replace the service's row."""
+        self.link.rows(
+            f"insert into {self.schema}.service values (%s, %s, {self.schema}.clock()) "
+            "on conflict (name) do update set said = excluded.said, seen = excluded.seen",
+            [said.service, said.text()],
+        )
+
+    def withdraw(self, service: str) -> None:
+        """Remove the time from the service's row."""
+        self.link.rows(f"update {self.schema}.service set seen = 0 where name = %s", [service])
+
+    def declarations(self) -> list[Declaration]:
+        """Return what stands in all rows; a damaged one says nothing."""
+        rows = self.link.rows(
+            f"select said, case when seen > 0 then {self.schema}.clock() - seen end from {self.schema}.service "
+            "order by name"
+        )
+        return [found for said, silent in rows if (found := read(said, silent)) is not None]
 
 
 class Inspection:

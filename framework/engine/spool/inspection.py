@@ -70,18 +70,9 @@ class Inspection:
         place = str(self.root / stored.path) if state == "bad" or stored.newer else ""
         cursor = position(os.path.basename(stored.path), state, stored.index)
         return SpoolView(
-            stored.job,
-            queue,
-            state,
-            attempt,
-            delivery,
-            stored.since,
-            place,
-            stored.flaw,
-            stored.newer,
-            cursor,
+            stored.job, queue, state, attempt, delivery, stored.since, place, stored.flaw, stored.newer, cursor,
             stored=stored,
-        )
+        )  # fmt: skip
 
     def newer(self, queue: str) -> Iterator[JobView]:
         """Yield jobs that need a newer version, from the headers of a few files."""

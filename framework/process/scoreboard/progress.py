@@ -1,4 +1,4 @@
-"""What running jobs have reported of their progress: a file beside a board's copy, with a place for each row.
+"""The progress that running jobs have reported: a file beside a board's copy, with a place for each row.
 
 The file is made by the first report, and never flushed. A process opens it for each report, since a handler may have
 closed its descriptors. Each entry names its run, so what an earlier run has left is not read.

@@ -25,6 +25,7 @@ from framework.service.app.handlers import check_concurrency as check_concurrenc
 from framework.service.app.handlers import collect_handlers, gives_coroutine, location_of, wrapped_by_contextlib
 from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings
+from framework.service.upgrades import takes
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,5 @@ def _check_manager(cls: type[WorkerApp], name: str, decorator: str) -> None:
         raise DeclarationError(f"{where} is async: name it {other}, or make it a plain def under @{decorator}")
     if is_async and inspect.isgeneratorfunction(inner):
         raise DeclarationError(f"{where} is not async: name it {other}, or make it async def under @{decorator}")
-    if inspect.isfunction(fn) and not _takes_one(fn):
+    if inspect.isfunction(fn) and not takes(fn, 2):
         raise DeclarationError(f"{where} must take (self, {'slot' if 'lifespan' in name else 'job'})")
-
-
-def _takes_one(fn: Callable[..., object]) -> bool:
-    try:
-        inspect.signature(fn).bind(None, None)
-    except TypeError:
-        return False
-    return True

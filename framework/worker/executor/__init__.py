@@ -102,8 +102,8 @@ class Executor:
         self.app, self.handler, self.options = app, handler, options
         self._method: Callable[..., Any] = getattr(app, handler.name)
         # A dead letter is built from the job and not decoded: its payload belongs to another queue.
-        carries_letters = handler.queue.payload_type is DeadLetter
-        self._read = None if carries_letters else reader_of(handler.queue, options)
+        carries_dead_letters = handler.queue.payload_type is DeadLetter
+        self._read = None if carries_dead_letters else reader_of(handler.queue, options)
         self._grace = Grace(options, self._read)
         self.cancelled: Callable[[Lease], bool] = lambda lease: False
         self.record: Callable[..., None] = lambda lease, outcome, resolved=False: None

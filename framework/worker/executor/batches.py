@@ -12,6 +12,7 @@ import copy
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -100,15 +101,16 @@ class Batches:
         if group.items[0] is not item:
             await group.ended.wait()
         else:
-            timer = asyncio.get_running_loop().call_later(self._wait, group.full.set)
+            end = time.monotonic() + self._wait
             try:
-                await group.full.wait()
+                while not (group.full.is_set() or context.should_stop) and (left := end - time.monotonic()) > 0:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(group.full.wait(), min(left, _LOOK))
                 self._close(group)
                 await self._ahandle(group)
             except BaseException as error:
                 group.error = error
             finally:
-                timer.cancel()
                 self._close(group)
                 group.ended.set()
         _end(group, item)
@@ -178,7 +180,8 @@ def _others(error: BaseException, first: Context) -> BaseException:
     kind: Any = type(error)  # isinstance() would ask the exception's own __class__
     if issubclass(kind, JobInterrupted):
         known = cast("JobInterrupted", error)
-        return Disturbed() if known.why == "lease_lost" else JobInterrupted(known.why, known.where)
+        alone = known.why in ("lease_lost", "cancelled")  # this concerns the first job only
+        return Disturbed() if alone else JobInterrupted(known.why, known.where)
     if issubclass(kind, asyncio.CancelledError):  # why is known to the run of the first one alone
         if first.remaining is not None and first.remaining <= 0:
             return JobInterrupted("timeout")

@@ -64,7 +64,7 @@ class Guard:
                 return Outcome(Kind.RELEASED, delay=breaker.hold, message=f"its queue is held: {failure.message}")
             return outcome
         self._failed.append(True)
-        failed, of = sum(self._failed), len(self._failed)
+        failed, of = sum(self._failed), len(self._failed)  # one call in C: no other thread appends meanwhile
         if failed >= breaker.threshold:
             self._failed.clear()
             self._hold_now()

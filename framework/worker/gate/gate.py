@@ -1,4 +1,4 @@
-"""The only caller of the engine in a worker: claims, starts and settlements, and retries while the engine fails."""
+"""The calls of a worker to the engine: claims, starts and settlements, and retries while the engine fails."""
 
 from __future__ import annotations
 

@@ -148,10 +148,9 @@ class Settle:
         self._leave_segment(token)
         queue = token.owner.queue
         if kind is Kind.CANCELLED:
-            source = token.path
-            found = cancelling.set_aside(self._disk, queue, source, token.name, job, token.inode)
+            found = cancelling.set_aside(self._disk, queue, token.path, token.name, job, token.inode)
             with contextlib.suppress(OSError):  # maintenance finds the mark
-                cancelling.sync(self._disk, queue, source)
+                cancelling.sync(self._disk, queue, token.path)
                 cancelling.unmark(self._disk, queue, token.name.stem)
             return self._end(token, found)
         if kind is ARCHIVED:  # a handled dead letter is archived
@@ -274,7 +273,7 @@ class Settle:
         else:
             queue = self._spool.queue(target)
             path = queue.ready(name)
-        # A dead letter holds no key. A dead letter that is one already has none, and its own queue is another one.
+        # A dead letter holds no key. The entry of one that dies again is not looked for: it is in its home queue.
         entry = keys.entry(token.owner.queue, name.key) if name.key else ""
         moved = ids.leave(self._disk, entry, token.inode, lambda: self._move(token, queue, name, path))
         return os.path.dirname(path) if moved else ""

@@ -57,19 +57,8 @@ class Segment:
     """
 
     __slots__ = (
-        "_data",
-        "_disk",
-        "_offsets",
-        "claimed",
-        "entry",
-        "fd",
-        "file",
-        "head",
-        "inode",
-        "name",
-        "path",
-        "store",
-    )
+        "_data", "_disk", "_offsets", "claimed", "entry", "fd", "file", "head", "inode", "name", "path", "store",
+    )  # fmt: skip
 
     def __init__(self, disk: Disk, path: str, store: Segments | None = None) -> None:
         """Open the file. Raises Damaged, Newer, OSError."""

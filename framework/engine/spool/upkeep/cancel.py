@@ -136,8 +136,8 @@ class Cancel:
             return False
         finally:
             life.end(self._disk, owner)
-            for held in list(owner.tokens.values()):
-                held.drop()
+            for token in list(owner.tokens.values()):
+                token.drop()
 
     def _take(self, owner: Owner, stored: Stored) -> Lease | None:
         for _ in range(TRIES):

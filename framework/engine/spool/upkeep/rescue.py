@@ -39,7 +39,7 @@ from framework.model.job import Failure, Lease
 from framework.model.outcome import Kind, Outcome
 
 _LOCK = ".lock"
-_KINDS = {kind.value: kind for kind in Kind}
+_KINDS = {kind.value: kind for kind in Kind} | {"rested": Kind.ARCHIVED}  # as the previous version says
 # The lock file is gone, or something else was planted in its place, which this process leaves alone.
 _NO_LOCK = (errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.ENXIO)
 _MOST_RECORDS = 1 << 24  # bytes of a lock file
