@@ -32,7 +32,7 @@ class Marking(Generic[P]):
         return fn
 
     def batch_handler(
-        self, *, size: int = 100, wait: Seconds = 0.2
+        self, misplaced: None = None, /, *, size: int = 100, wait: Seconds = 0.2
     ) -> Callable[[Callable[[W, Sequence[Item[P]]], R]], Callable[[W, Sequence[Item[P]]], R]]:
         """Mark a method as the handler of batches of this queue's jobs.
 
@@ -42,6 +42,9 @@ class Marking(Generic[P]):
 
         Raises DeclarationError: a value is out of its range.
         """
+        if misplaced is not None:
+            what = f"{caller_location()}: batch handler of queue {self.name!r}"
+            raise DeclarationError(f"{what}: write @….batch_handler(size=100) above the method, with parentheses")
         try:
             batching = Batching(size, seconds(wait))
         except (ValueError, TypeError) as error:
