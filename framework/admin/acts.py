@@ -56,6 +56,9 @@ class Acts:
     Args:
         who: as `actor` returns it.
         emit: takes one OperatorActed for each verb and queue.
+
+    Attributes:
+        stopping: jobs that `cancel` found running. Each may end as a success before it is stopped.
     """
 
     def __init__(self, store: Store, who: str, emit: Callable[[Event], None]) -> None:
@@ -64,6 +67,7 @@ class Acts:
         self._emit = emit
         self._counts: Counter[tuple[Verb, str]] = Counter()
         self._last: dict[tuple[Verb, str], str] = {}
+        self.stopping = 0
 
     def __enter__(self) -> Acts:
         return self
@@ -95,8 +99,19 @@ class Acts:
         """Cancel a job that waits or runs. Return why it stays; empty: it is done, or its worker stops it soon."""
         if view.is_dead_letter:
             return "is a dead letter, which does not run: delete it with discard"
-        call = self._store.engine.cancel
-        return self._done("cancel", view, _newer(view) or self._or_gone(lambda view: call(view) != "gone", view))
+        return self._done("cancel", view, _newer(view) or self._or_gone(self._cancelled, view))
+
+    def _cancelled(self, view: JobView) -> bool:
+        answer = self._store.engine.cancel(view)
+        self.stopping += answer == "stopping"
+        return answer != "gone"
+
+    def still_running(self) -> str:
+        """Return the words for cancelled jobs that run until their worker stops them; empty: there are none."""
+        if not self.stopping:
+            return ""
+        run = "runs" if self.stopping == 1 else "run"
+        return f"; {self.stopping:,} of them still {run} until its worker stops it, or it ends"
 
     def restore(self, view: JobView) -> str:
         """Put a bad file back among the jobs of its queue. Return why it stays; empty: it is done."""

@@ -224,11 +224,12 @@ def opened(
         UsageError: the engine exists in one process only, or cannot be inspected. EngineError: it cannot be used.
         SettingsError: there is no such engine.
     """
-    url = url or settings.engine_url
+    given, url = bool(url), url or settings.engine_url
     refuse_memory(url)
     root, missing = root_of(url), ""
     if not create and is_missing(url, root):
-        missing = f"{root} does not exist yet: no job was ever enqueued there; set WORKER_ENGINE_URL as in the worker"
+        where = "give the worker's own URL" if given else "set WORKER_ENGINE_URL as in the worker"
+        missing = f"{root} does not exist yet: no job was ever enqueued there; {where}"
         url = "memory:"
     declared = None if app is None else Declared.of(app, settings)
     engine = open_engine(

@@ -30,6 +30,7 @@ class JobView:
         newer: only a newer version of the framework can read it. It stays where it was. Its id, place and flaw are like
             those of a bad job, and it has no payload.
         cursor: its position in `browse`, for `after`.
+        due: of a delayed job: when it may run, in seconds since the epoch.
     """
 
     job: Job
@@ -42,6 +43,7 @@ class JobView:
     flaw: str = ""
     newer: bool = False
     cursor: str = ""
+    due: float | None = None
 
     @property
     def is_dead_letter(self) -> bool:

@@ -120,9 +120,10 @@ class InvalidArgument(EnqueueError, ValueError):
 
 
 class Duplicate(EnqueueError):
-    """A job of this id, or with this unique key, exists already; nothing was queued.
+    """A job of this id, or with this unique key, exists already; it was not queued again.
 
-    Raised only with `on_conflict="raise"`.
+    Raised only with `on_conflict="raise"`. `enqueue_many` has queued the others of its part: `enqueued` lists the ids
+    of all, and those that existed before have `duplicate` set.
 
     Attributes:
         job_id: the id of the job that exists.

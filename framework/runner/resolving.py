@@ -104,6 +104,11 @@ def remarks(app: type[WorkerApp], options: Mapping[str, QueueOptions]) -> list[s
         for pool in app.worker_pools.values()
         if all(handler.queue.pool is not pool for handler in app.worker_handlers.values())
     ]
+    kinds = {handler.is_async for handler in app.worker_handlers.values()}
+    if kinds == {False} and app.around is WorkerApp.around and app.aaround is not WorkerApp.aaround:
+        warnings.append(
+            f"{app.__name__}.aaround is never called: no handler here is async; write around, under @contextmanager"
+        )
     idle = [handler.queue for handler in app.worker_handlers.values() if not options[handler.queue.name].workers]
     whose = {queue.pool or queue: None for queue in idle}  # each pool once, however many queues it serves
     warnings += [

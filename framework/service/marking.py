@@ -32,7 +32,7 @@ class Marking(Generic[P]):
         return fn
 
     def batch_handler(
-        self, *, size: int = 100, wait: Seconds = 0.2
+        self, misplaced: None = None, /, *, size: int = 100, wait: Seconds = 0.2
     ) -> Callable[[Callable[[W, Sequence[Item[P]]], R]], Callable[[W, Sequence[Item[P]]], R]]:
         """Mark a method as the handler of batches of this queue's jobs.
 
@@ -42,10 +42,13 @@ class Marking(Generic[P]):
 
         Raises DeclarationError: a value is out of its range.
         """
+        what = f"{caller_location()}: batch handler of queue {self.name!r}"
+        if misplaced is not None:
+            raise DeclarationError(f"{what}: write @….batch_handler(size=100) above the method, with parentheses")
         try:
             batching = Batching(size, seconds(wait))
         except (ValueError, TypeError) as error:
-            raise DeclarationError(f"{caller_location()}: batch handler of queue {self.name!r}: {error}") from None
+            raise DeclarationError(f"{what}: {error}") from None
 
         def mark(fn: Callable[[W, Sequence[Item[P]]], R]) -> Callable[[W, Sequence[Item[P]]], R]:
             self._mark(fn, batching)

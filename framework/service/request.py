@@ -166,7 +166,11 @@ def checked_id(job_id: object) -> str:
     """Return the id that a caller chose, if it is valid. Raises InvalidArgument."""
     if isinstance(job_id, str) and 0 < len(job_id) <= MAX_ID_LENGTH and job_id.isprintable():
         return job_id
-    text = str(job_id)
+    if not isinstance(job_id, str):
+        raise InvalidArgument(
+            f"job_id={job_id!r:.60} is {type(job_id).__name__}: write 1 to {MAX_ID_LENGTH} printable characters"
+        )
+    text = job_id
     given = repr(text) if len(text) <= 60 else f"{text[:60]!r}… ({len(text):,} characters)"
     raise InvalidArgument(f"job_id={given}: 1 to {MAX_ID_LENGTH} printable characters")
 

@@ -88,7 +88,7 @@ def check_conflict(on_conflict: str, queue: Queue[Any]) -> None:
     """Raise InvalidArgument for a value that `on_conflict` cannot have."""
     if on_conflict in ("keep", "raise") or (queue.unique is not None and on_conflict in CHANGES):
         return
-    given = f"on_conflict={str(on_conflict)[:60]!r}"
+    given = f"on_conflict={on_conflict!r:.60}"
     if queue.unique is not None:
         raise InvalidArgument(f"{given}: write 'keep', 'raise', 'replace' or 'postpone'")
     more = f"; {on_conflict} needs a queue with unique=" if on_conflict in CHANGES else ""
@@ -116,7 +116,9 @@ def tell_of_duplicates(queue: Queue[Any], stored: Sequence[JobId], on_conflict: 
         return
     what = "id" if queue.unique is None else "key"
     if on_conflict == "raise":
-        said = f"queue {queue.name!r}: {holder(queue, found[0])} already: nothing was queued"
+        many = f"{len(found)} of {len(stored)} jobs not queued, `enqueued` has the ids of the others, too"
+        left = "nothing was queued" if len(stored) == 1 else many
+        said = f"queue {queue.name!r}: {holder(queue, found[0])} already: {left}"
         raise Duplicate(said, job_id=found[0])
     lease = running.get()
     if lease is not None and lease.job.queue == queue.name and lease.job.id in found:

@@ -89,7 +89,7 @@ class Acting:
                 if why := GONE if view is None else call(view):
                     stays.append((job_id, why))
         count = len(chosen) - len(stays)
-        return Answer(f"{PAST[verb]} {count} of {len(chosen)}", stays)
+        return Answer(f"{PAST[verb]} {count} of {len(chosen)}{acts.still_running()}", stays)
 
     def _edit(self, store: Store, chosen: Sequence[str], payload: str, who: str) -> Answer:
         queue, job_id, uid = chosen

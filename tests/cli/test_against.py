@@ -225,7 +225,7 @@ def test_an_empty_url_is_the_store_of_the_settings(cli: Cli) -> None:
 def test_a_store_that_does_not_exist_has_nothing_unreadable(cli: Cli) -> None:
     cli.write("service.py", module("to: str"))
     result = cli.ok("check", "service", "--against", "spool:./nowhere")
-    assert "nowhere does not exist yet" in result.err
+    assert "nowhere does not exist yet: no job was ever enqueued there; give the worker's own URL" in result.err
     assert not (cli.home / "nowhere").exists()
     assert cli.ok("check", "service", "--against", "spool:./nowhere", "--json").json == []
 

@@ -41,6 +41,21 @@ def paged(viewer: Owner, state: State, queue: str = "jobs", *, size: int = 3) ->
     return pages
 
 
+def test_a_delayed_job_says_when_it_is_due(engine: Engine) -> None:
+    """Also one that was put back, and only while it is delayed."""
+    broker = engine.open(JOBS)
+    put(engine, broker, "later", delay=FAR)
+    put(engine, broker, "now")
+    first = found(broker, "later", "delayed")
+    assert first.due == pytest.approx(first.job.not_before, abs=1e-3)
+    lease = take_one(broker)
+    assert found(broker, "now", "in_flight").due is None
+    broker.release([lease], delay=FAR)
+    back = found(broker, "now", "delayed")
+    assert back.due is not None
+    assert back.due - back.since == pytest.approx(FAR, abs=30)
+
+
 def test_pages_are_the_list_in_pieces(engine: Engine) -> None:
     broker = engine.open(JOBS)
     broker.enqueue([a_job(engine, f"j{number:02}") for number in range(8)])

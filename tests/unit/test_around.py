@@ -13,6 +13,8 @@ import pytest
 
 from framework import Context, DeadLetter, Failure, Queue, Running, Snooze, WorkerApp
 from framework.model.outcome import Kind
+from framework.runner.resolving import check
+from framework.service.settings import Settings
 from framework.testing import harness
 from framework.worker.executor.around import Around
 from tests.unit.helpers import a_lease, an_executor, refusal
@@ -160,6 +162,23 @@ def test_a_class_without_the_hooks_has_none() -> None:
 
     assert Around.of(Plain()) is None
     assert Around.of(App()) is not None
+
+
+def test_a_hook_that_is_never_called_is_a_warning(tmp_path: Path) -> None:
+    class OnlyAsync(WorkerApp):
+        jobs = Queue[str]("only.jobs")
+
+        @asynccontextmanager
+        async def aaround(self, job: Running) -> AsyncGenerator[None, None]:
+            yield
+
+        @jobs.handler
+        def act(self, payload: str) -> None: ...
+
+    settings = Settings(engine_url=f"spool:{tmp_path}/spool")
+    [warning] = check(OnlyAsync, settings)
+    assert warning.startswith("OnlyAsync.aaround is never called: no handler here is async; write around")
+    assert [text for text in check(App, settings) if "aaround" in text] == []
 
 
 def nothing(self: WorkerApp, job: Running) -> Any:

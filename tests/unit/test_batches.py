@@ -264,6 +264,7 @@ def test_an_override_without_decorator_handles_batches_too(tmp_path: Path) -> No
         ("batch_handler(size=True)", "items", "size=True: must be a whole number"),
         ("batch_handler(wait=-1)", "items", "wait=-1: must be 0 to 60 seconds"),
         ("batch_handler(wait='1')", "items", "batch handler of queue 'jobs'"),
+        ("batch_handler", "items", "write @….batch_handler(size=100) above the method, with parentheses"),
         ("batch_handler(size=300)", "items", "concurrency=300 must be at most 256"),
         ("batch_handler(wait=30)", "items", "A.act waits 30 s for a batch: must be below its timeout of 30 s"),
         ("batch_handler()", "items, ctx", "A.act handles batches: it must take (self, items)"),

@@ -152,7 +152,7 @@ def test_when(options: Any, not_before: float | None, engine: Engine) -> None:
         ({"job_id": "a\nb"}, "1 to 255 printable"),
         ({"job_id": "a\0b"}, "1 to 255 printable"),
         ({"job_id": "\ud800"}, "1 to 255 printable"),
-        ({"job_id": 7}, "job_id='7'"),
+        ({"job_id": 7}, "job_id=7 is int: write 1 to 255 printable characters"),
     ],
 )
 def test_bad_options_queue_nothing(options: Any, complaint: str, engine: Engine) -> None:

@@ -119,7 +119,7 @@ def test_a_conflict_raises_where_that_is_asked_for() -> None:
         with pytest.raises(Duplicate, match=f"queue 'syncs': job '{first}' has the unique key already") as raised:
             App.syncs.enqueue(Sync(user="ada"), on_conflict="raise")
         assert raised.value.job_id == first
-        with pytest.raises(Duplicate) as raised:
+        with pytest.raises(Duplicate, match="already: 1 of 3 jobs not queued, `enqueued` has the ids") as raised:
             App.syncs.enqueue_many([Sync(user="bob"), Sync(user="ada"), Sync(user="cy")], on_conflict="raise")
         assert raised.value.job_id == first
         assert [one for one, duplicate in told(*raised.value.enqueued) if not duplicate] == [
@@ -147,7 +147,7 @@ def test_mistakes_in_many_with_ids() -> None:
             ([(1, "a"), 7], r"jobs: item 1, counted from 0, is int and no pair: write \(payload, job_id\)"),
             ([(1, "a", 2)], "jobs: item 0, counted from 0, is tuple and no pair"),
             ([(1, "a"), (2, "")], "payload 1, counted from 0: job_id='': 1 to 255 printable characters"),
-            ([(1, "a"), (2, None)], "payload 1, counted from 0: job_id='None'"),
+            ([(1, "a"), (2, None)], "payload 1, counted from 0: job_id=None is NoneType"),
         ):
             with pytest.raises(InvalidArgument, match=message):
                 App.numbers.enqueue_many(jobs=jobs)  # type: ignore[arg-type]

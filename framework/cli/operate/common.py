@@ -205,9 +205,9 @@ def all_or_none(ids: Sequence[str]) -> Generator[None, None, None]:
         raise
 
 
-def done(look: Look, count: int, wanted: int, what: str, thing: str) -> int:
-    """Print how many were done; return the exit code."""
-    print(f"{what} {counted(count, thing)}")
+def done(look: Look, count: int, wanted: int, what: str, thing: str, more: str = "") -> int:
+    """Print how many were done, and what more is to say of them; return the exit code."""
+    print(f"{what} {counted(count, thing)}{more}")
     return look.say() or int(count != wanted)
 
 

@@ -219,7 +219,7 @@ def _act(
         confirm(counted(count, "job"), "Cancel" if what == "cancelled" else "Delete", what)
     with acting(look) as acts:
         result: Done = acts.many(views, warning(verb(acts)))
-    return done(look, result.count, count, what, "job")
+    return done(look, result.count, count, what, "job", acts.still_running())
 
 
 def _chosen(look: Look, ids: Sequence[str], queue: str) -> list[JobView]:

@@ -52,6 +52,7 @@ def row(view: JobView) -> tuple[str, ...]:
 
 def details(view: JobView) -> dict[str, Any]:
     """Return all that `show --json` prints of a job."""
+    due = view.job.not_before if view.due is None else view.due
     return summary(view) | {
         "enqueued_at": moment(view.job.enqueued_at),
         "payload": parse_lenient(view.job.payload),
@@ -60,7 +61,7 @@ def details(view: JobView) -> dict[str, Any]:
         "failures": [_failure(failure) for failure in view.job.history],
         "extras": view.job.extras.other | view.job.extras.said(),
         "ignored": list(view.job.extras.ignored),
-        "due": None if view.job.not_before is None else moment(view.job.not_before),
+        "due": None if due is None else moment(due),
         "ttl": view.job.ttl,
         "chosen_id": view.job.chosen_id,
     }

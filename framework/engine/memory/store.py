@@ -70,7 +70,9 @@ class Row:
         self.job = replace(self.job, history=history)
 
     def view(self, state: State) -> JobView:
-        return JobView(self.job, self.queue, state, self.attempt, self.delivery, self.since, cursor=str(self.position))
+        due = self.eligible_at if state == "delayed" else None
+        cursor = str(self.position)
+        return JobView(self.job, self.queue, state, self.attempt, self.delivery, self.since, cursor=cursor, due=due)
 
 
 class Shelf:

@@ -215,7 +215,8 @@ class Inspection:
     def _view(self, queue: str, state: State, table: str, row: Row) -> RowView:
         job = job_of(row, self._engine.name_of)
         return RowView(job, queue, state, row.attempt, row.delivery, row.since, cursor=str(row.place & _WITHIN_LEVEL),
-                       table=table, number=row.queue, row=row.place)  # fmt: skip
+                       due=row.eligible_at if state == "delayed" else None, table=table, number=row.queue,
+                       row=row.place)  # fmt: skip
 
     def _rows(self, queue: str, table: str, where: str, level: int, after: int) -> Iterator[tuple[int, str, Row]]:
         """Yield the rows of one priority, each with its place within the priority and its table."""

@@ -69,8 +69,10 @@ class Inspection:
         attempt, delivery = (0, 0) if stored.name is None else (stored.name.attempt, stored.name.delivery)
         place = str(self.root / stored.path) if state == "bad" or stored.newer else ""
         cursor = position(os.path.basename(stored.path), state, stored.index)
+        moment = stored.name.not_before if state == "delayed" and stored.name is not None else None
         return SpoolView(
             stored.job, queue, state, attempt, delivery, stored.since, place, stored.flaw, stored.newer, cursor,
+            None if moment is None else moment / 1e6,
             stored=stored,
         )  # fmt: skip
 
