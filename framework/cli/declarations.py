@@ -10,6 +10,7 @@ import click
 
 from framework.admin.schedules import ScheduleView, local, views
 from framework.cli.against import SAMPLES, print_against
+from framework.cli.operate.queues import limits_of
 from framework.cli.output import Column, moment, print_json, table, warn
 from framework.cli.service import MODULE_HELP, Service, load_service, opened, take
 from framework.engine.port import Engine
@@ -29,6 +30,7 @@ QUEUES = (
     Column("pool"),
     Column("workers", number=True),
     Column("concurrency", number=True),
+    Column("limits"),
     Column("timeout", number=True),
     Column("retry"),
     Column("dead letter"),
@@ -78,10 +80,10 @@ def check(given: tuple[str, ...], against: str | None, samples: int | None, as_j
 
 
 def _print_queues(service: Service) -> None:
-    """Print the queues of a service; the column of pools only if there are pools."""
-    pooled = bool(service.app.worker_pools)
+    """Print the queues of a service; the columns of pools and limits only if a queue has one."""
     rows = [_queue_row(service, queue) for queue in service.app.worker_queues.values()]
-    kept = [at for at, column in enumerate(QUEUES) if pooled or column.title != "pool"]
+    rare = [at for at, column in enumerate(QUEUES) if column.title in ("pool", "limits")]
+    kept = [at for at in range(len(QUEUES)) if at not in rare or any(row[at] != "-" for row in rows)]
     table([QUEUES[at] for at in kept], [tuple(row[at] for at in kept) for row in rows])
 
 
@@ -98,6 +100,7 @@ def _queue_row(service: Service, queue: Queue[Any]) -> tuple[str, ...]:
         _pool(options),
         str(options.workers) if handler else "-",
         str(options.concurrency) if handler else "-",
+        limits_of(options) or "-",
         "none" if options.timeout is None else span(options.timeout),
         _retry(options.retry),
         options.dead_letter or "-",

@@ -46,6 +46,13 @@ def test_check_warns_of_queues_and_pools_without_workers(cli: Cli) -> None:
     ]
 
 
+def test_check_shows_limits_after_settings(cli: Cli) -> None:
+    cli.write("relay.py", POOLED)
+    assert "limits" not in cli.ok("check", "relay").out
+    limited = {"WORKER_QUEUES__CALLS__MAX_RUNNING": "3", "WORKER_QUEUES__CALLS__RATE": "20/s"}
+    assert "max 3, 20/s" in cli.ok("check", "relay", env=limited).out
+
+
 def test_a_pool_is_no_queue(cli: Cli) -> None:
     cli.write("relay.py", POOLED)
     result = cli.run("run", "relay", "--queue", "light")

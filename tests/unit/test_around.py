@@ -217,6 +217,7 @@ def test_what_is_no_context_manager_fails_the_run_in_one_clear_line(hook: str, q
         ("@contextmanager\n    def aaround(self, job): yield", "A.aaround is not async: name it around"),
         ("@contextmanager\n    def around(self): yield", "A.around must take (self, job)"),
         ('around = Queue[int]("jobs")', "A.around takes the name of a hook of WorkerApp: rename it"),
+        ("around = None", "A.around takes the name of a hook of WorkerApp: rename it"),
         ("@contextmanager\n    def around(self, x, y): yield", "A.around must take (self, job)"),
     ],
 )

@@ -114,7 +114,8 @@ def _object(one: QueueView) -> dict[str, Any]:
 def _row(one: QueueView) -> tuple[str, ...]:
     stats = one.stats
     mark = " (not declared)" if one.declared is False else " (no handler)" if one.is_stranded else ""
-    mark += _limits(one.options)
+    if limits := limits_of(one.options):
+        mark += f" ({limits})"
     mark += " (paused)" if stats.paused else " (held)" if stats.held else ""
     age = span(stats.oldest_age) if stats.ready and stats.oldest_age is not None else UNKNOWN
     return (
@@ -123,11 +124,12 @@ def _row(one: QueueView) -> tuple[str, ...]:
     )
 
 
-def _limits(options: QueueOptions | None) -> str:
-    if options is None or options.claims_ahead:
+def limits_of(options: QueueOptions | None) -> str:
+    """Return the limits of a queue over all processes, as `max 8, 100/s`; empty: it has none."""
+    if options is None:
         return ""
     most = None if options.max_running is None else f"max {options.max_running}"
-    return f" ({', '.join(str(limit) for limit in (most, options.rate) if limit is not None)})"
+    return ", ".join(str(limit) for limit in (most, options.rate) if limit is not None)
 
 
 def _cell(value: int | str | None) -> str:

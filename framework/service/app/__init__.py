@@ -147,7 +147,7 @@ def _check_manager(cls: type[WorkerApp], name: str, decorator: str) -> None:
     """Raise DeclarationError if a class defines this hook, and its calls would return no context manager."""
     fn = vars(cls).get(name)
     where = f"{getattr(fn, 'location', None) or location_of(fn)}: {cls.__name__}.{name}"
-    if fn is not None and not callable(fn):
+    if name in vars(cls) and not callable(fn):
         raise DeclarationError(f"{where} takes the name of a hook of WorkerApp: rename it")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise DeclarationError(f"{where} yields: write @{decorator} above it")
