@@ -17,6 +17,7 @@ from tests.spool.world import failure, in_segments, job, often, one, settle_orph
 from tests.support.settling import ack, rest, retry
 
 from .disk_life import Life
+from .disk_traces_of_jobs import cancels, checkpoints
 
 
 def _enqueue(life: Life) -> None:
@@ -350,49 +351,6 @@ def _pauses(life: Life) -> None:
     life.enqueue("d", queue="plain")
 
 
-def _cancels(life: Life) -> None:
-    """Jobs that wait in files and in a segment, and claimed ones, one of which is put back and one of a dead worker."""
-    life.enqueue("a", "b")
-    life.enqueue("chosen", chosen=True)
-    life.enqueue("later", delay=3600)
-    for job_id in ("chosen", "later"):
-        _cancel(life, job_id, "cancelled")
-    lease = one(life.mine)
-    _cancel(life, lease.job.id, "stopping")
-    life.mine.release([lease])
-    in_segments(life.mine)
-    life.enqueue("c", "d", "e")
-    _cancel(life, "d", "cancelled")
-    claimed = one(life.mine)
-    _cancel(life, claimed.job.id, "stopping")
-    life.die()
-    life.enqueue("f")
-
-
-def _cancel(life: Life, job_id: str, answer: str) -> None:
-    (view,) = life.mine.get(["jobs"], job_id)
-    life.ends("there", job_id)
-    assert life.mine.cancel(view) == answer
-    life.promise("cancelled", job_id)
-
-
-def _checkpoints(life: Life) -> None:
-    """One after the other, into a job's own file, and out of a segment."""
-    life.enqueue("a")
-    lease = one(life.mine)
-    for state in "123":
-        life.mine.save(lease, state)
-        life.promise(f"saved {state}", "a")
-    retry(life.mine, lease, delay=0, failure=failure(lease))
-    in_segments(life.mine)
-    life.enqueue("b", "c", queue="plain")
-    lease = one(life.mine, "plain")
-    life.mine.save(lease, "1")
-    life.promise("saved 1", "b")
-    life.die()
-    life.enqueue("z")
-
-
 TRACES: dict[str, Callable[[Life], None]] = {
     "enqueue": _enqueue,
     "enqueue many": _enqueue_many,
@@ -401,8 +359,8 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "append in vain": _append_in_vain,
     "ticks": _ticks,
     "pauses": _pauses,
-    "cancels": _cancels,
-    "checkpoints": _checkpoints,
+    "cancels": cancels,
+    "checkpoints": checkpoints,
     "stored together": _together_recovered,
     "segments": _segments,
     "segment letters": _segment_letters,
