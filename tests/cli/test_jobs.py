@@ -230,7 +230,8 @@ def moments(text: str) -> str:
 
 def test_ps_shows_what_runs_and_says_when_nothing_does(relay: Cli) -> None:
     relay.write("slow.py", SLOW)
-    assert relay.run("ps").code == 1
+    result = relay.run("ps")
+    assert (result.code, "no supervisor has left a board at" in result.err) == (1, True)
     relay.ok("enqueue", "slow", "naps", "60", "--id", "nap-1")
     with relay.running("run", "slow", env={"WORKER_DRAIN": "1"}) as tree:
         assert tree.stdout is not None

@@ -14,6 +14,7 @@ from framework.admin.store import root_of
 from framework.cli.operate.common import STORE_HELP, json_option, module_of, url_option
 from framework.cli.output import Column, moment, print_json, table, warn
 from framework.cli.service import load_service
+from framework.engine.urls import shown
 from framework.model.text.spans import span
 from framework.service.settings import load_settings
 
@@ -60,6 +61,8 @@ def ps(given: tuple[str, ...], url: str, as_json: bool) -> int:
         rows = [row for tree in found if tree.alive is not False for row in _rows(tree)]
         columns = (*COLUMNS, PROGRESS) if any(row[-1] != "-" for row in rows) else COLUMNS
         table(columns, [row[: len(columns)] for row in rows], empty="nothing runs")
+    if not found:
+        warn(f"no supervisor has left a board at {shown(url or settings.engine_url)}: none has run there")
     for tree in found:
         if tree.alive is False:
             how = "has ended" if _has_drained(tree) else "is dead"
