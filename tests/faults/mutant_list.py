@@ -57,7 +57,7 @@ FSYNCS = (
     in_spool("fsync of the end of a pause", "pausing.py", "resume", "disk.sync_removal(os.path.dirname(queue.paused))", "pass", MODEL),
     Mutant("fsync of the mark of a cancelled job", "engine/spool/claim/cancelling.py", (Change("mark", "try:\n    disk.write_new(path, _content(job), sync=True)\nexcept FileNotFoundError:\n    disk.mkdir(queue.cancels)\n    disk.write_new(path, _content(job), sync=True)", "try:\n    disk.write_new(path, _content(job), sync=False)\nexcept FileNotFoundError:\n    disk.mkdir(queue.cancels)\n    disk.write_new(path, _content(job), sync=False)"), Change("mark", "disk.sync_dir(queue.cancels)", "pass")), MODEL),
     in_spool("fsync of a cancelled job", "cancelling.py", "sync", "disk.sync_dir(queue.cancelled)\ndisk.sync_removal(os.path.dirname(source))", "pass", MODEL),
-    in_spool("fsync of a cancelled job that is settled", "settle.py", "Settle._one", "cancelling.sync(self._disk, queue, source)", "pass", MODEL),
+    in_spool("fsync of a cancelled job that is settled", "settle.py", "Settle._one", "cancelling.sync(self._disk, queue, token.path)", "pass", MODEL),
     in_spool("fsync of a waiting job that is cancelled", "cancel.py", "Cancel._set_aside", "cancelling.sync(self._disk, self._queue, stored.path)", "pass", MODEL),
     in_spool("a pause keeps workers from claiming", "listing.py", "Listing._refresh", "if self._buckets.paused:\n    self._names, self._at, self._due = [], 0, 0.0\n    return", "pass", "contract/test_pausing.py"),
     in_spool("what starves gets its turns", "starving.py", "Starving.turn", "return at if since <= now - self._after else start", "return start", "contract/test_priority.py"),

@@ -22,6 +22,12 @@ def _viewed(stage: Stage, **options: Any) -> None:
     stage.held = next(stage.broker.get(["jobs"], "a"))
 
 
+def _keyed(stage: Stage) -> None:
+    stage.store("a", key="user 7")
+    stage.store("b")
+    stage.held = next(stage.broker.get(["jobs"], "a"))
+
+
 def _in_segment(stage: Stage) -> None:
     in_segments(stage.broker)
     _viewed(stage)
@@ -118,6 +124,7 @@ def _now(stage: Stage) -> Cancel:
 WAYS = (
     ("cancel", _viewed, _cancel),
     ("cancel chosen", lambda s: _viewed(s, chosen=True), _cancel),
+    ("cancel with a key", _keyed, _cancel),
     ("cancel delayed", lambda s: _viewed(s, delay=3600), _cancel),
     ("cancel in a segment", _in_segment, _cancel),
     ("cancel claimed", _claimed, _cancel),

@@ -56,7 +56,7 @@ class Cancel:
         A worker may put the job back before it sees the mark. So this looks again once the mark is there.
 
         Args:
-            job: the same as known by a view; None: it was claimed, so nobody changes it any more.
+            job: the same as known by a view; None: it was claimed, so no producer changes it.
         """
         marked = ""
         missed = False
