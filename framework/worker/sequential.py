@@ -37,6 +37,7 @@ class SyncWorker(Worker):
         self._watch = CancelWatch(lambda: self._interrupts.lease, core.cancelled) if core.cancelled.local else None
         self._interrupts.location_of = self._note
         self._claims = Claims(self._give_back, claim_seconds=lambda: core.gate.claim_seconds)
+        core.cancelled.waiting = self._claims.waiting
         self._ahead = all(executor.options.claims_ahead for executor in core.executors.values())
         self._limited: QueueOptions | None = None  # the options whose timeout is set for interruptions
         self._look_at = 0.0

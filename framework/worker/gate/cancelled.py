@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from queue import Empty, SimpleQueue
 
 from framework.engine.answers import cancelled_of
@@ -21,6 +21,7 @@ class Cancelled:
 
     Attributes:
         local: the engine may be asked at any moment. Otherwise the gate asks, behind its question for lost leases.
+        waiting: returns the leases that wait in this process for their start.
         on_cancelled: takes the lease of a running job, once. Called in the thread that asks.
     """
 
@@ -29,6 +30,8 @@ class Cancelled:
         self.local = engine.features.local
         self._known: dict[int, Lease] = {}
         self._look_at = 0.0  # monotonic seconds of the next question in `before_start`
+        self._unstarted: dict[int, Lease] = {}  # what the last one has found
+        self.waiting: Callable[[], Iterable[Lease]] = lambda: ()
         self.on_cancelled: Callable[[Lease], object] = lambda lease: None
 
     def __contains__(self, lease: Lease) -> bool:
@@ -48,13 +51,13 @@ class Cancelled:
     def before_start(self, lease: Lease, now: float) -> bool:
         """Return whether a job was cancelled that is about to start. Only for a local engine.
 
-        A job may have waited in this process. The question is asked at most once in FRESH seconds, because claims
-        bring jobs for a few milliseconds.
+        A job may have waited in this process, behind a long one. The question is asked at most once in FRESH seconds,
+        about all that wait, because claims bring jobs for a few milliseconds.
         """
-        if now < self._look_at:
-            return False
-        self._look_at = now + FRESH
-        return self._asked([lease]) != []
+        if now >= self._look_at:
+            self._look_at = now + FRESH
+            self._unstarted = {id(one): one for one in self._asked([lease, *self.waiting()])}
+        return id(lease) in self._unstarted
 
     def _asked(self, leases: Sequence[Lease]) -> list[Lease]:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import Empty, SimpleQueue
 
 from framework.model.job import Lease
@@ -65,6 +65,10 @@ class Claims:
             return self._waiting.popleft()
         except IndexError:
             return None
+
+    def waiting(self) -> Iterable[Lease]:
+        """Return the leases that wait now; the other thread may pop some meanwhile."""
+        return self._waiting.copy()
 
     def __len__(self) -> int:
         """Return how many leases wait."""
