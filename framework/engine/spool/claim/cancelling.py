@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue import keys
 from framework.engine.spool.format.names import Name
 from framework.model.job import Job, Lease
 
@@ -67,8 +67,7 @@ def unmark(disk: Disk, queue: QueueDir, stem: str) -> None:
 def set_aside(disk: Disk, queue: QueueDir, source: str, name: Name, job: Job, inode: int) -> bool:
     """Move a job's file into `cancelled/`, and free its id and key; return False if it is not there. Raises OSError."""
     target = f"{queue.cancelled}/{name}"
-    entry = keys.entry_that_ends(queue, name, job.id) if inode else ""
-    return ids.leave(disk, entry, inode, lambda: disk.move(source, target))
+    return keys.leave(disk, queue, name, job.id, inode, lambda: disk.move(source, target))
 
 
 def sync(disk: Disk, queue: QueueDir, source: str) -> None:

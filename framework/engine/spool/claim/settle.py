@@ -166,10 +166,10 @@ class Settle:
         if self._in_segment(token):
             return self._end(token, token.segment.store.settle(token, free=False))
         self._leave_segment(token)
-        entry = ""
-        if token.name.chosen or token.name.other:
-            entry = keys.entry_that_ends(self._spool.queue(job.queue), token.name, job.id)
-        found = ids.leave(self._disk, entry, token.inode, lambda: self._disk.unlink(token.path))
+        if not (token.name.chosen or token.name.other):  # it has no entry, and its home may not even be there
+            return self._end(token, self._disk.unlink(token.path))
+        home = self._spool.queue(job.queue)
+        found = keys.leave(self._disk, home, token.name, job.id, token.inode, lambda: self._disk.unlink(token.path))
         return self._end(token, found)
 
     def release(self, token: Token, delay: float) -> bool:

@@ -14,6 +14,7 @@ import errno
 import os
 import stat
 from base64 import urlsafe_b64decode
+from collections.abc import Callable
 from itertools import chain
 
 from framework.engine.spool.disk.clock import Clock
@@ -46,6 +47,15 @@ def entry_that_ends(queue: QueueDir, name: Name, job_id: str) -> str:
     if name.chosen:
         return ids.entry(queue, job_id)
     return entry(queue, name.key) if name.key else ""
+
+
+def leave(disk: Disk, home: QueueDir, name: Name | None, job_id: str, inode: int, act: Callable[[], bool]) -> bool:
+    """Delete a job's file, or move it away, by `act`, with the entry that ends with the job; see `ids.leave`.
+
+    Args:
+        home: the job's home queue. name: of the file; None: it is a bad one, which has no entry.
+    """
+    return ids.leave(disk, "" if name is None else entry_that_ends(home, name, job_id), inode, act)
 
 
 def holder(disk: Disk, clock: Clock, queue: QueueDir, path: str, here: os.stat_result) -> Job | None:

@@ -11,7 +11,7 @@ from framework.engine.spool.claim import markers
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir, queue_of
-from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue import keys
 from framework.engine.spool.format import job_file, names
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments.file import Segment
@@ -225,10 +225,8 @@ class Browse:
         """Delete a job for ever. Return whether it was there. Raises OSError."""
         if stored.index >= 0:
             return discard(self._disk, stored.path, stored.index)
-        entry = ""
-        if stored.name is not None and stored.inode:
-            entry = keys.entry_that_ends(self._queue(stored.job.queue), stored.name, stored.job.id)
-        return ids.leave(self._disk, entry, stored.inode, lambda: self._disk.unlink(stored.path))
+        home, job_id = self._queue(stored.job.queue), stored.job.id
+        return keys.leave(self._disk, home, stored.name, job_id, stored.inode, lambda: self._disk.unlink(stored.path))
 
     def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Stored]:
         name = names.parse(entry)

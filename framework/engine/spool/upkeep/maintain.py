@@ -22,7 +22,7 @@ from framework.engine.spool.disk import layout
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
-from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.enqueue import keys
 from framework.engine.spool.enqueue.entries import Relink, sweep
 from framework.engine.spool.enqueue.recover import recover_all
 from framework.engine.spool.format import job_file, names
@@ -234,8 +234,8 @@ class Maintain:
             return
         if job.queue == self._queue.name:
             return  # not a dead letter of another queue: a job of this queue itself that failed is kept
-        entry = keys.entry_that_ends(QueueDir(QueueOptions(job.queue)), name, job.id)
-        done = ids.leave(self._disk, entry, found.st_ino, lambda: self._disk.unlink(path))
+        home = QueueDir(QueueOptions(job.queue))
+        done = keys.leave(self._disk, home, name, job.id, found.st_ino, lambda: self._disk.unlink(path))
         self._tally["letters_over"] += done
 
     def _publish(self, _: float) -> bool:
