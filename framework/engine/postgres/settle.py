@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW, Failed
@@ -83,19 +83,16 @@ class Settling:
         return places
 
     def _set_aside(self, done: Sequence[Settlement]) -> set[int]:
-        engine, keys = self._engine, [one.lease.token for one in done]
-        query = f"select * from {engine.schema}.aside_1(%s, %s::int[], %s::bigint[], %s::int[], null, true)"
-        rows = engine.link.rows(query, [engine.incarnation, *map(list, zip(*keys, strict=True))])
-        return {place for (place,) in rows}
+        return {place for (place,) in self._rows("aside_1", [one.lease.token for one in done], ", null, true")}
 
     def _keys(self, function: str, keys: Sequence[Key]) -> set[int]:
-        if not keys:
-            return set()
+        return {place for (place,) in self._rows(function, keys)} if keys else set()
+
+    def _rows(self, function: str, keys: Sequence[Key], more: str = "") -> list[tuple[Any, ...]]:
+        """Return what a function of the schema answers about this owner's leases; `more`: its last arguments."""
         engine = self._engine
-        query = f"select * from {engine.schema}.{function}(%s, %s::int[], %s::bigint[], %s::int[])"
-        return {
-            place for (place,) in engine.link.rows(query, [engine.incarnation, *map(list, zip(*keys, strict=True))])
-        }
+        query = f"select * from {engine.schema}.{function}(%s, %s::int[], %s::bigint[], %s::int[]{more})"
+        return engine.link.rows(query, [engine.incarnation, *map(list, zip(*keys, strict=True))])
 
     def lost(self, leases: Sequence[Lease]) -> list[Lease]:
         """Return the leases that are not this owner's any more; note that the others have started.
@@ -105,9 +102,7 @@ class Settling:
         if not leases:
             return []
         engine, keys = self._engine, [lease.token for lease in leases]
-        query = f"select * from {engine.schema}.started_2(%s, %s::int[], %s::bigint[], %s::int[])"
-        values = [engine.incarnation, *map(list, zip(*keys, strict=True))]
-        mine: dict[int, bool] = dict(engine.as_owner(lambda _: engine.link.rows(query, values)))
+        mine: dict[int, bool] = dict(engine.as_owner(lambda _: self._rows("started_2", keys)))
         engine.cancelled_keys.update(key for key in keys if mine.get(key[1]))
         return [lease for lease in leases if lease.token[1] not in mine]
 
