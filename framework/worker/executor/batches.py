@@ -11,8 +11,8 @@ import asyncio
 import copy
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -135,23 +135,25 @@ class Batches:
         items, method = tuple(group.items), self._method
         if self._around is not None:
             method = self._around.plain(method, self._check, *_of_batch(items))
-        job = running.set(None)  # log lines of the handler are those of no single job
-        try:
-            with self._tracing.batch(_attempts(items)):
-                if (result := invoke(method, items)) is not None:
-                    self._check(result)
-        finally:
-            running.reset(job)
+        with self._block(items):
+            if (result := invoke(method, items)) is not None:
+                self._check(result)
 
     async def _ahandle(self, group: Group) -> None:
         items, method = tuple(group.items), self._method
         if self._around is not None:
             method = self._around.awaited(method, self._awaitable, *_of_batch(items))
+        with self._block(items):
+            if (result := await self._awaitable(method(items))) is not None:
+                self._check(result)
+
+    @contextmanager
+    def _block(self, items: Sequence[Item[Any]]) -> Iterator[None]:
+        """Open the span of a batch. Log lines inside are those of no single job."""
         job = running.set(None)
         try:
             with self._tracing.batch(_attempts(items)):
-                if (result := await self._awaitable(method(items))) is not None:
-                    self._check(result)
+                yield
         finally:
             running.reset(job)
 
