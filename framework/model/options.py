@@ -84,6 +84,8 @@ class QueueSpec(Protocol):
     def handled(self) -> bool: ...
     @property
     def service(self) -> str: ...
+    @property
+    def may_be_held(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,11 @@ class QueueOptions:
     def claims_ahead(self) -> bool:
         """Return whether a process may claim jobs before it can run them: not where that takes them from others."""
         return self.max_running is None and self.rate is None
+
+    @property
+    def may_be_held(self) -> bool:
+        """Return whether a breaker may hold the queue: it is declared, or this process only looks at the store."""
+        return self.breaker is not None or not self.service
 
 
 @dataclass(frozen=True, slots=True)

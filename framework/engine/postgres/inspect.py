@@ -91,8 +91,8 @@ class Inspection:
     def stats(self, queue: str) -> QueueStats:
         """Return the counts of a queue, and whether it is paused or held."""
         pause, engine = self.paused(queue), self._engine
-        options, held = engine.queues[queue], False
-        if options.breaker is not None or not options.service:
+        held = False
+        if engine.queues[queue].may_be_held:
             query = f"select 1 from {self._schema}.throttle where queue = %s and held_until > {self._schema}.clock()"
             held = bool(engine.link.rows(query, [engine.numbers[queue]]))
         return replace(self._counts(queue), paused=pause is not None and pause.paused, held=held)

@@ -120,8 +120,7 @@ class Parts:
 
     def is_held(self) -> bool:
         """Return whether a breaker holds the queue; not looked at where the declaration has none. Raises OSError."""
-        options = self.queue.options
-        return (options.breaker is not None or not options.service) and self.limits.is_held()
+        return self.queue.options.may_be_held and self.limits.is_held()
 
     def close(self) -> None:
         """Close everything; unsettled leases stay for a rescuer. Raises OSError."""
