@@ -8,7 +8,7 @@ import pytest
 
 from framework.model.errors import QueueFull
 from framework.model.options import QueueOptions
-from tests.support.settling import ack, rest, retry
+from tests.support.settling import ack, retry
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -26,39 +26,9 @@ from .helpers import (
     take,
     take_one,
 )
+from .states import claimed, letter, letter_in_flight, ready, released, resting, waiting_for_its_retry
 
 ID = "invoice/2024-№7"
-
-
-def ready(broker: Owner) -> None:
-    pass
-
-
-def claimed(broker: Owner) -> None:
-    take_one(broker)
-
-
-def waiting_for_its_retry(broker: Owner) -> None:
-    lease = take_one(broker)
-    retry(broker, lease, delay=FAR, failure=a_failure(lease))
-
-
-def released(broker: Owner) -> None:
-    broker.release([take_one(broker)])
-
-
-def letter(broker: Owner) -> None:
-    bury_one(broker)
-
-
-def letter_in_flight(broker: Owner) -> None:
-    bury_one(broker)
-    take_one(broker, "letters")
-
-
-def resting(broker: Owner) -> None:
-    bury_one(broker)
-    rest(broker, take_one(broker, "letters"))
 
 
 def letter_that_failed(broker: Owner) -> None:

@@ -13,7 +13,7 @@ from framework.model.errors import QueueFull
 from framework.model.extras import Extras
 from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
-from tests.support.settling import ack, bury, rest, retry
+from tests.support.settling import ack, bury
 
 from .engines import Engine, Owner
 from .helpers import (
@@ -24,13 +24,13 @@ from .helpers import (
     a_failure,
     a_job,
     assert_counts,
-    bury_one,
     found,
     ids,
     pass_time,
     take,
     take_one,
 )
+from .states import claimed, letter, letter_in_flight, ready, released, resting, waiting_for_its_retry
 
 KEY = "user/7 №☃\n"
 
@@ -44,39 +44,8 @@ def enqueue(engine: Engine, broker: Owner, job_id: str, **fields: Any) -> JobId:
     return answer
 
 
-def ready(broker: Owner) -> None:
-    pass
-
-
-def claimed(broker: Owner) -> None:
-    take_one(broker)
-
-
-def waiting_for_its_retry(broker: Owner) -> None:
-    lease = take_one(broker)
-    retry(broker, lease, delay=FAR, failure=a_failure(lease))
-
-
-def released(broker: Owner) -> None:
-    broker.release([take_one(broker)])
-
-
 def snoozed(broker: Owner) -> None:
     broker.release([take_one(broker)], delay=FAR)
-
-
-def letter(broker: Owner) -> None:
-    bury_one(broker)
-
-
-def letter_in_flight(broker: Owner) -> None:
-    bury_one(broker)
-    take_one(broker, "letters")
-
-
-def resting(broker: Owner) -> None:
-    bury_one(broker)
-    rest(broker, take_one(broker, "letters"))
 
 
 def replayed(broker: Owner) -> None:

@@ -125,6 +125,31 @@ def fail_calls(
     return hook
 
 
+@dataclass
+class Moving:
+    """Moves a job while it is looked for, six times: to claimed/ as a look comes to its bucket, and back again.
+
+    Attributes:
+        claim, release: do so as another process.
+        moves: how often it has moved.
+    """
+
+    claim: Callable[[], Any]
+    release: Callable[[Any], None]
+    moves: int = 0
+    _held: list[Any] = field(default_factory=list)
+
+    def __call__(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Callable[..., Any]) -> Any:
+        where = os.readlink(f"/proc/self/fd/{args[0]}") if name == "listdir" and self.moves < 6 else ""
+        if "/jobs/ready/" in where and not self._held:
+            self._held.append(self.claim())
+            self.moves += 1
+        elif where.endswith("jobs/claimed") and self._held:
+            self.release(self._held.pop())
+            self.moves += 1
+        return real(*args, **kwargs)
+
+
 def before(name_: str, action: Callable[[], None], *, when: Callable[[tuple[Any, ...]], bool] | None = None) -> Hook:
     """Does something once, just before the first such call: how a test puts another process into a gap."""
     done = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from framework.engine.spool.enqueue import ids as ids_module
 from framework.model.errors import LeaseLost
 from tests.support.settling import ack, bury, rest, retry
 
-from .seam import Seam, fail_calls, pass_on
+from .seam import Moving, Seam, fail_calls, pass_on
 from .world import broker, census, claim, failure, files, ids, job, one
 
 
@@ -122,23 +121,11 @@ def test_a_job_that_moves_while_it_is_looked_for_is_found(root: Path) -> None:
     mine, worker = broker(root, calls=seam), broker(root)
     chosen(mine, "a")
     _copy(root, "-al")
-    held, moves = [], 0
-
-    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
-        nonlocal moves
-        where = os.readlink(f"/proc/self/fd/{args[0]}") if name == "listdir" and moves < 6 else ""
-        if "/jobs/ready/" in where and not held:
-            held.append(one(worker))
-            moves += 1
-        elif where.endswith("jobs/claimed") and held:
-            worker.release([held.pop()])
-            moves += 1
-        return real(*args, **kwargs)
-
-    seam.arm(hook)
+    moving = Moving(lambda: one(worker), lambda lease: worker.release([lease]))
+    seam.arm(moving)
     chosen(mine, "a")
     seam.disarm()
-    assert moves == 6
+    assert moving.moves == 6
     assert census(mine) == {"a": 1}
     mine.close()
     worker.close()

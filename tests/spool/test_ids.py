@@ -6,7 +6,7 @@ import math
 import os
 import select
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from framework.model.errors import EnqueueFailed, QueueFull
 from framework.model.options import QueueOptions
 from tests.support.settling import ack, bury, rest
 
+from .killed import killed_producers
 from .seam import Seam, before, fail_calls, kill_at, pass_on
 from .world import broker, census, claim, cut_at, failure, files, heal, ids, in_child, job, one
 
@@ -366,28 +367,13 @@ def test_one_too_many_of_a_chosen_id_is_taken_back_whole(root: Path) -> None:
 
 def test_many_processes_enqueue_the_same_ids(root: Path) -> None:
     """Six producers, twenty ids, killed at random calls: one job of each id at most, and one of each acknowledged."""
-    read, write = os.pipe()
-    children = []
-    for seed in range(6):
-        child = os.fork()
-        children.append(child)
-        if child == 0:
-            try:
-                seam = Seam()
-                mine = broker(root, calls=seam)
-                seam.arm(kill_at(150 + 90 * seed))
-                while True:
-                    for number in range(20):
-                        chosen(mine, f"id{number}")
-                        os.write(write, f"id{number}\n".encode())
-            finally:
-                os._exit(1)
-    for child in children:
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-    os.close(write)
-    with open(read) as pipe:
-        told = set(pipe.read().split())
+
+    def lives(mine: SpoolEngine) -> Iterator[str]:
+        for number in range(20):
+            chosen(mine, f"id{number}")
+            yield f"id{number}"
+
+    told = killed_producers(root, 90, lives)
     fresh = heal(root)
     found = census(fresh)
     assert max(found.values()) == 1

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from framework.model.job import JobId
 from tests.support.settling import ack, bury
 
 from .key_cases import KEY, KEY_CASES
+from .killed import killed_producers
 from .poison import raw
-from .seam import Seam, before, kill_at, pass_on
+from .seam import Moving, Seam, before, kill_at, pass_on
 from .stage import Case
 from .world import broker, claim, cut_at, failure, files, heal, ids, in_child, job, one, views
 
@@ -137,28 +139,13 @@ def test_a_worker_that_is_faster_has_the_old_payload(root: Path) -> None:
 
 def test_many_processes_enqueue_the_same_keys(root: Path) -> None:
     """Six producers, five keys, killed at random calls: one job of each key at most, and all answers name it."""
-    read, write = os.pipe()
-    children = []
-    for seed in range(6):
-        child = os.fork()
-        children.append(child)
-        if child == 0:
-            try:
-                seam = Seam()
-                mine = broker(root, calls=seam)
-                seam.arm(kill_at(150 + 60 * seed))
-                while True:
-                    for number in range(5):
-                        told = keyed(mine, f"{os.getpid()}", key=f"k{number}")
-                        os.write(write, f"k{number} {told}\n".encode())
-            finally:
-                os._exit(1)
-    for child in children:
-        _, status = os.waitpid(child, 0)
-        assert os.WIFSIGNALED(status)
-    os.close(write)
-    with open(read) as pipe:
-        told = {tuple(line.split()) for line in pipe}
+
+    def lives(mine: SpoolEngine) -> Iterator[str]:
+        for number in range(5):
+            told = keyed(mine, f"{os.getpid()}", key=f"k{number}")
+            yield f"k{number} {told}"
+
+    told = {tuple(line.split()) for line in killed_producers(root, 60, lives)}
     fresh = heal(root)
     found = {(str(view.job.extras.unique_key), view.job.id) for view in views(fresh)}
     assert max(Counter(key for key, _ in found).values()) == 1
@@ -244,23 +231,11 @@ def test_a_job_that_moves_while_it_is_looked_for_is_found(root: Path) -> None:
     seam = Seam()
     mine, worker = broker(root, calls=seam), broker(root)
     keyed(mine, "a")
-    held, moves = [], 0
-
-    def hook(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], real: Any) -> Any:
-        nonlocal moves
-        where = os.readlink(f"/proc/self/fd/{args[0]}") if name == "listdir" and moves < 6 else ""
-        if "/jobs/ready/" in where and not held:
-            held.append(one(worker))
-            moves += 1
-        elif where.endswith("jobs/claimed") and held:
-            worker.release([held.pop()])
-            moves += 1
-        return real(*args, **kwargs)
-
-    seam.arm(hook)
+    moving = Moving(lambda: one(worker), lambda lease: worker.release([lease]))
+    seam.arm(moving)
     assert keyed(mine, "b") == "a"
     seam.disarm()
-    assert moves == 6
+    assert moving.moves == 6
     mine.close()
     worker.close()
 
