@@ -110,8 +110,9 @@ class Acts:
         """Return the words for cancelled jobs that run until their worker stops them; empty: there are none."""
         if not self.stopping:
             return ""
-        run = "runs" if self.stopping == 1 else "run"
-        return f"; {self.stopping:,} of them still {run} until its worker stops it, or it ends"
+        if self.stopping == 1:
+            return "; 1 of them still runs until its worker stops it, or it ends"
+        return f"; {self.stopping:,} of them still run until their workers stop them, or they end"
 
     def restore(self, view: JobView) -> str:
         """Put a bad file back among the jobs of its queue. Return why it stays; empty: it is done."""

@@ -79,16 +79,16 @@ def connect(
 
 def directory(url: str) -> Path:
     """Return the directory in `spool:DIR`. Raises SettingsError."""
-    scheme, _, directory = url.partition(":")
-    if directory.startswith("//"):
-        directory = directory[2:]
-        if not directory.startswith("/"):
+    scheme, _, path = url.partition(":")
+    if path.startswith("//"):
+        path = path[2:]
+        if not path.startswith("/"):
             raise SettingsError(
-                f"WORKER_ENGINE_URL={url!r}: a spool has no host; write spool:./{directory} or spool:///{directory}"
+                f"WORKER_ENGINE_URL={url!r}: a spool has no host; write spool:./{path} or spool:///{path}"
             )
-    if scheme != "spool" or not directory or "\0" in directory:
+    if scheme != "spool" or not path or "\0" in path:
         raise SettingsError(f"WORKER_ENGINE_URL={url!r}: write spool:DIR, as in spool:./var/spool")
-    return Path(directory)
+    return Path(path)
 
 
 class SpoolEngine(Inspection):
