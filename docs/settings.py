@@ -73,6 +73,7 @@ OF_QUEUE = {
     "starve_after": "seconds of waiting after which a job also gets runs while more urgent ones wait; `none`: never",
     "max_running": "jobs that run at once, over all processes and machines on the store",
     "rate": "jobs that start in a second, minute or hour, over all of them: `100/s`, `30/m`, `5/h`",
+    "group_limit": "jobs of a group that run at once, over all of them; only for a queue with `group=`",
     "timeout": "seconds until `JobInterrupted` is raised in the handler; `none` needs `WORKER_DRAIN=none`",
     "kill_after": "seconds from there to SIGKILL",
     "ttl": "seconds from when a job may first run to when it becomes a dead letter; on a dead-letter queue: how long a "

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 from framework.model.job import Lease
+from framework.model.groups import Groups, check_groups
 from framework.model.limits import MOST_RUNNING, Breaker, Rate
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
@@ -81,6 +82,8 @@ class QueueSpec(Protocol):
     @property
     def breaker(self) -> Breaker | None: ...
     @property
+    def groups(self) -> Groups | None: ...
+    @property
     def handled(self) -> bool: ...
     @property
     def service(self) -> str: ...
@@ -105,6 +108,9 @@ class QueueOptions:
         max_running: jobs that run at once over all processes on the store; None = no limit.
         rate: jobs that start in a second, minute or hour over all processes on the store; None = no limit.
         breaker: holds the queue while its attempts fail alike; None = never.
+        grouped: its jobs have the keys of groups, which take turns.
+        group_limit: jobs of a group that run at once over all processes on the store; None = no limit.
+        group_order: "strict": the jobs of a group run one after the other, in order, and each until it has ended.
         timeout: seconds until `JobInterrupted` is raised in the handler; None = never.
         kill_after: seconds from the timeout to SIGKILL.
         dead_letter: name of the queue that takes its dead letters; None = they stay on this queue.
@@ -133,6 +139,9 @@ class QueueOptions:
     max_running: int | None = None
     rate: Rate | None = None
     breaker: Breaker | None = None
+    grouped: bool = False
+    group_limit: int | None = None
+    group_order: str | None = None
     timeout: float | None = 30.0
     kill_after: float = 5.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -159,7 +168,8 @@ class QueueOptions:
         _check_whole("priority", self.priority)
         if not MOST_URGENT <= self.priority <= LEAST_URGENT:
             raise ValueError(f"priority={self.priority}: must be {MOST_URGENT} (first) to {LEAST_URGENT} (last)")
-        _check_limits(self, "max_length", "max_jobs_per_process", "max_memory", "max_running")
+        _check_limits(self, "max_length", "max_jobs_per_process", "max_memory", "max_running", "group_limit")
+        check_groups(self.grouped, self.group_limit, self.group_order)
         if self.max_running is not None and self.max_running > MOST_RUNNING:
             raise ValueError(f"max_running={self.max_running}: must be at most {MOST_RUNNING:,}")
         if self.breaker is not None and not isinstance(self.breaker, Breaker):
@@ -180,7 +190,15 @@ class QueueOptions:
     @property
     def claims_ahead(self) -> bool:
         """Return whether a process may claim jobs before it can run them: not where that takes them from others."""
-        return self.max_running is None and self.rate is None
+        return self.max_running is None and self.rate is None and (self.groups is None or self.groups.limit is None)
+
+    @property
+    def groups(self) -> Groups | None:
+        """Return what the queue's declaration says of groups; None: its jobs have none."""
+        if not self.grouped:
+            return None
+        strict = self.group_order == "strict"
+        return Groups(1 if strict else self.group_limit, strict)
 
     @property
     def may_be_held(self) -> bool:

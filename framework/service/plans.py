@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from framework.model.errors import DeclarationError, InvalidPayload
+from framework.model.errors import DeclarationError, InvalidArgument, InvalidPayload
 from framework.model.extras import Extras
 from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.schedules import Cron, Every, named
 from framework.service.codec import CONTENT_TYPE, codec_for
+from framework.service.groups import group_of
 from framework.service.queues import DeadLetter, Queue
 from framework.service.request import new_ids
 
@@ -59,10 +60,11 @@ def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) 
         for one in named(queue.schedules):
             try:
                 data = codec.encode(one.schedule.payload)
-            except InvalidPayload as error:
+                keys: dict[str, Any] = {} if queue.group is None else {"group": group_of(queue.group, codec.decode(data), queue.name)}
+            except (InvalidPayload, InvalidArgument) as error:
                 raise DeclarationError(f"{queue.location}: schedule {one.key!r}: {error}") from None
             if len(data) > (most := given.max_payload_bytes):
                 what = f"its payload has {len(data):,} bytes, max_payload_bytes is {most:,}"
                 raise DeclarationError(f"{queue.location}: schedule {one.key!r}: {what}")
-            found.append(Plan(given, one.key, one.schedule, data, extras))
+            found.append(Plan(given, one.key, one.schedule, data, replace(extras, **keys)))
     return found

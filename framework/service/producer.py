@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ from framework.service.request import (
 )
 from framework.service.room import Room, pauses
 from framework.service.sender import CancelAnswer, NoSending, Sending
-from framework.service.unique import check_conflict, check_id, tell_of_duplicates
+from framework.service.unique import check_conflict, check_id, keys_of, tell_of_duplicates
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024
@@ -75,11 +75,11 @@ class _Opened:
 
 
 class _Encoded(NamedTuple):
-    """A job of `enqueue_many`: its payload, its id if that is chosen, and its unique key if it has one."""
+    """A job of `enqueue_many`: its payload, its id if that is chosen, and its keys if it has any."""
 
     data: bytes
     job_id: str | None
-    key: str | None
+    keys: dict[str, Any]
 
 
 class Producer:
@@ -199,10 +199,9 @@ class Producer:
             yield [
                 Job(
                     i, uid, queue.name, data, _headers(more, carried), now, not_before, ttl, job_id is not None, None,
-                    (), extras if key is None or queue.unique is None else queue.unique.marked(extras, key),
-                    asked.on_conflict,
+                    (), replace(extras, **keys) if keys else extras, asked.on_conflict,
                 )
-                for (i, uid), (data, job_id, key), carried in zip(ids, encoded, headers, strict=True)
+                for (i, uid), (data, job_id, keys), carried in zip(ids, encoded, headers, strict=True)
             ]  # fmt: skip
 
     def _send(self, job: Job, headers: dict[str, str], block: float = 0.0) -> JobId:
@@ -293,17 +292,18 @@ class Producer:
             check_id(queue)
             job_id = checked_id(asked.job_id)
         extras, ttl, more = opened.own(asked.own) if asked.own else (opened.extras, opened.options.ttl, _NO_HEADERS)
-        if queue.unique is not None:
-            extras = queue.unique.marked(extras, self._key(queue, data))
+        if keys := self._keys(queue, data):
+            extras = replace(extras, **keys)
         headers = _headers(more)
         # By position, which is faster: every job comes through here.
         job = Job(job_id, uid, name, data, headers, now, not_before, ttl, chosen, None, (), extras, asked.on_conflict)
         return job, headers
 
-    def _key(self, queue: Queue[Any], data: bytes) -> str:
-        """Return the unique key of an encoded payload, made from what a handler would get. Raises InvalidArgument."""
-        assert queue.unique is not None
-        return queue.unique.key_of(self._codecs[queue].decode(data), queue.name)
+    def _keys(self, queue: Queue[Any], data: bytes) -> dict[str, Any]:
+        """Return the keys of an encoded payload, made from what a handler would get, as extras. Raises InvalidArgument."""
+        if queue.unique is None and queue.group is None:
+            return {}
+        return keys_of(queue, self._codecs[queue].decode(data))
 
     def _codec(self, queue: Queue[Any], options: QueueOptions) -> Codec:
         if queue.payload_type is DeadLetter:
@@ -338,7 +338,7 @@ class Producer:
             try:
                 data = self._encode(queue, payload, options)
                 chosen = checked_id(job_id) if asked.paired else None
-                encoded.append(_Encoded(data, chosen, None if queue.unique is None else self._key(queue, data)))
+                encoded.append(_Encoded(data, chosen, self._keys(queue, data)))
             except (InvalidPayload, InvalidArgument, PayloadTooLarge) as error:
                 if number:  # payload 0 may be the only one
                     error.args = (f"payload {number}, counted from 0: {error}",)
@@ -374,6 +374,6 @@ def _listing(stored: Sequence[JobId]) -> Iterator[None]:
         raise
 
 
-def _headers(own: Mapping[str, str], carried: Mapping[str, str] = _NO_HEADERS) -> dict[str, str]:
+def _headers(own: Mapping[str, str], carried: Mapping[str, str] = _NO_HEADERS) -> dict[str, Any]:
     """Return the headers of a job: its own, the type of its payload, and those that carry the context of its trace."""
     return {**own, "content-type": CONTENT_TYPE, **carried}

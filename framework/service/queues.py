@@ -20,6 +20,7 @@ from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
+from framework.service.groups import checked_group
 from framework.service.marking import Marking
 from framework.service.request import JobOptions, Request, Requests
 from framework.service.room import checked_block
@@ -126,6 +127,11 @@ class Queue(_Declared, Upgradable, Marking[P]):
         max_running: jobs that run at once, over all processes and machines that share the store.
         rate: jobs that start in a second, minute or hour, over all of them: `100/s`, `30/m`, `5/h`.
         breaker: holds the queue while its attempts fail alike.
+        group: returns the key of the group to which the job of a payload belongs, such as its customer: text of 1 to 255
+            characters. The groups of the queue take turns.
+        group_limit: jobs of a group that run at once, over all processes and machines that share the store.
+        group_order: "strict": the jobs of a group run one after the other, in the order of their enqueue. A job that
+            waits for a retry keeps the others of its group waiting, and no others.
         timeout: seconds until `JobInterrupted` is raised in the handler.
         kill_after: seconds from the soft timeout to SIGKILL.
         retry: when a failed job runs again.
@@ -154,6 +160,9 @@ class Queue(_Declared, Upgradable, Marking[P]):
         max_running: int | None = None,
         rate: str | None = None,
         breaker: Breaker | None = None,
+        group: Callable[[P], str] | None = None,
+        group_limit: int | None = None,
+        group_order: Literal["strict"] | None = None,
         timeout: Seconds | None = 30,
         kill_after: Seconds = 5,
         retry: RetryPolicy | None = None,
@@ -170,6 +179,7 @@ class Queue(_Declared, Upgradable, Marking[P]):
     ) -> None:  # fmt: skip
         super().__init__(name)
         self.dead_letter, self.schedules, self.pool, self.unique = dead_letter, tuple(schedules), pool, checked(unique)
+        self.group = checked_group(group)
         self._connected = list[Sender]()
         try:
             own = {"workers": workers, "concurrency": concurrency, "max_jobs_per_process": max_jobs_per_process}
@@ -177,6 +187,7 @@ class Queue(_Declared, Upgradable, Marking[P]):
             options = QueueOptions(
                 name, priority=priority, starve_after=_seconds(starve_after), max_payload_bytes=max_payload_bytes,
                 max_running=max_running, rate=Rate.parse(rate), breaker=breaker, slo=slo, retry=retry or RetryPolicy(),
+                grouped=group is not None, group_limit=group_limit, group_order=group_order,
                 timeout=_seconds(timeout), kill_after=seconds(kill_after), ttl=_seconds(ttl), max_length=max_length,
                 grace=seconds(grace), dead_letter=_name_of(dead_letter),
                 max_memory=parse_size(max_memory), **_set(own | {"weight": weight}),

@@ -91,6 +91,7 @@ class QueueOverride(PoolOverride):
     starve_after: float | Literal["none"] | None = None
     max_running: int | Literal["none"] | None = None
     rate: str | None = None
+    group_limit: int | Literal["none"] | None = None
     timeout: float | Literal["none"] | None = None
     kill_after: float | None = None
     ttl: float | Literal["none"] | None = None

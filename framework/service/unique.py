@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from framework.model.errors import DeclarationError, Duplicate, InvalidArgument, caller_location, location
-from framework.model.extras import FIELDS, Extras
+from framework.model.errors import DeclarationError, Duplicate, InvalidArgument, caller_location
 from framework.model.job import JobId, running
 from framework.model.retry import LONGEST
+from framework.service.groups import group_of, key_by
 
 if TYPE_CHECKING:
     from framework.service.queues import Queue
@@ -59,21 +59,17 @@ class Unique(Generic[P]):
 
     def key_of(self, payload: Any, queue: str) -> str:
         """Return the key of a payload. Raises InvalidArgument, which does not quote the payload."""
-        code = getattr(self.key, "__code__", None)
-        where = f" ({location(code.co_filename, code.co_firstlineno)})" if code is not None else ""
-        what = f"queue {queue!r}: the function of its unique key{where}"
-        try:
-            key: object = self.key(payload)
-        except Exception as error:
-            raise InvalidArgument(f"{what} raised {type(error).__name__}") from error
-        if not FIELDS["unique_key"].check(key):
-            returned = f"text of {len(key):,} characters" if isinstance(key, str) else type(key).__name__
-            raise InvalidArgument(f"{what} returned {returned}: must be {FIELDS['unique_key'].be}")
-        return str(key)
+        return key_by(self.key, payload, "unique_key", f"queue {queue!r}: the function of its unique key")
 
-    def marked(self, extras: Extras, key: str) -> Extras:
-        """Return the extras of a job with this key."""
-        return replace(extras, unique_key=key, unique_scope=self.scope)
+
+def keys_of(queue: Queue[Any], payload: Any) -> dict[str, Any]:
+    """Return the unique key and the group of a payload, by the names of their extras. Raises InvalidArgument."""
+    found: dict[str, Any] = {}
+    if queue.unique is not None:
+        found |= {"unique_key": queue.unique.key_of(payload, queue.name), "unique_scope": queue.unique.scope}
+    if queue.group is not None:
+        found["group"] = group_of(queue.group, payload, queue.name)
+    return found
 
 
 def checked(unique: Unique[P] | None) -> Unique[P] | None:

@@ -59,6 +59,7 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
       max_length  of the declaration (integer; null: no limit, or not declared)
       paused, held       true: no worker takes its jobs, see `worker pause`; its breaker holds it
       max_running, rate  of the declaration (integer, text such as 100/s; null: no limit, or not declared)
+      group_limit, group_order    of the declaration (integer, "strict"; null: no limit and no order, or not declared)
     """
     with looking(given, url) as (look, _):
         found = views(look.store)
@@ -108,6 +109,8 @@ def _object(one: QueueView) -> dict[str, Any]:
         "held": stats.held,
         "max_running": None if one.options is None else one.options.max_running,
         "rate": None if one.options is None or one.options.rate is None else str(one.options.rate),
+        "group_limit": None if one.options is None else one.options.group_limit,
+        "group_order": None if one.options is None else one.options.group_order,
     }
 
 
@@ -129,7 +132,15 @@ def limits_of(options: QueueOptions | None) -> str:
     if options is None:
         return ""
     most = None if options.max_running is None else f"max {options.max_running}"
-    return ", ".join(str(limit) for limit in (most, options.rate) if limit is not None)
+    return ", ".join(str(limit) for limit in (most, options.rate, _groups_of(options)) if limit is not None)
+
+
+def _groups_of(options: QueueOptions) -> str | None:
+    if (groups := options.groups) is None:
+        return None
+    if groups.strict:
+        return "a group in strict order"
+    return "groups" if groups.limit is None else f"max {groups.limit} a group"
 
 
 def _cell(value: int | str | None) -> str:

@@ -11,6 +11,7 @@ from itertools import count
 from queue import SimpleQueue
 
 from framework.engine.declarations import Declaration
+from framework.engine.memory.lanes import Lanes
 from framework.engine.port import CANCELLED_KEPT, STARVING_TURN, Cancelled, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
@@ -37,6 +38,7 @@ class Row:
         holder: the owner that may settle it now, which may be a rescuer; "" when it is not claimed.
         unaccounted: number of deliveries of which no record tells how they ended, and the last that was counted.
         cancelled: it was cancelled while it was claimed.
+        again: it was claimed and waits again, as for a retry.
     """
 
     job: Job
@@ -53,6 +55,7 @@ class Row:
     holder: str = ""
     unaccounted: tuple[int, int] = (0, 0)
     cancelled: bool = False
+    again: bool = False
 
     @property
     def is_dead_letter(self) -> bool:
@@ -79,12 +82,26 @@ class Shelf:
     """The rows of one queue. The heaps may hold entries of rows that have moved; these are skipped when popped."""
 
     def __init__(self, options: QueueSpec) -> None:
-        self.options = options
+        self._options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
         self._ready: dict[int, list[tuple[int, int]]] = {}  # by priority: position, serial
         self._pops = 0
         self._delayed: list[tuple[float, int]] = []  # due, serial
+        self._lanes = Lanes(self.rows)
+
+    @property
+    def options(self) -> QueueSpec:
+        """Return the latest declaration."""
+        return self._options
+
+    @options.setter
+    def options(self, options: QueueSpec) -> None:
+        before, self._options = self._options.groups, options
+        if (before is None) != (options.groups is None):
+            self._ready, self._lanes = {}, Lanes(self.rows)
+            for row in self.rows.values():
+                self._put_in_order(row)
 
     @property
     def length(self) -> int:
@@ -97,17 +114,26 @@ class Shelf:
     def put(self, row: Row) -> None:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
-        if row.state == "ready":
-            heapq.heappush(self._ready.setdefault(row.job.extras.priority, []), (row.position, row.serial))
-        elif row.state == "delayed":
+        self._put_in_order(row)
+        if row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
+
+    def _put_in_order(self, row: Row) -> None:
+        if self.options.groups is not None:
+            self._lanes.put(row)
+        elif row.state == "ready":
+            heapq.heappush(self._ready.setdefault(row.job.extras.priority, []), (row.position, row.serial))
 
     def drop(self, row: Row) -> None:
         del self.rows[row.serial]
         self.counts[row.state] -= 1
+        if self.options.groups is not None:
+            self._lanes.drop(row)
 
     def pop_ready(self, now: float) -> Row | None:
         """Return the ready row that is next, or None. It is still in state ready: the caller moves it."""
+        if self.options.groups is not None:
+            return self._lanes.pop(self.options.groups)
         firsts = [row for priority in sorted(self._ready) if (row := self._first(priority)) is not None]
         if not firsts:
             return None
@@ -250,6 +276,7 @@ class MemoryStore:
         """Move a row to a state, and to another queue if one is given; all changes of state go this way."""
         target = self.shelf(queue or row.queue)
         self._shelves[row.queue].drop(row)
+        row.again = state in ("ready", "delayed") and queue is None and (row.again or row.state == "in_flight")
         row.queue, row.state, row.since = target.options.name, state, now
         if state != "in_flight":
             row.owner = row.holder = ""

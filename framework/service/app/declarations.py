@@ -28,6 +28,8 @@ def _check_dead_letter(cls: type, attribute: str, queue: Queue[Any]) -> None:
     where = f"{queue.location}: {cls.__name__}.{attribute}"
     if queue.payload_type is DeadLetter and target is not None:
         raise DeclarationError(f"{where} carries dead letters and has a dead_letter of its own: a loop; remove it")
+    if queue.payload_type is DeadLetter and queue.group is not None:
+        raise DeclarationError(f"{where} carries dead letters, which come by themselves: remove group")
     if target is None:
         return
     if target is queue:
