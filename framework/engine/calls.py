@@ -61,6 +61,8 @@ class Calls:
     ftruncate = staticmethod(os.ftruncate)
     rename = staticmethod(os.rename)
     link = staticmethod(os.link)
+    symlink = staticmethod(os.symlink)
+    readlink = staticmethod(os.readlink)
     unlink = staticmethod(os.unlink)
     mkdir = staticmethod(os.mkdir)
     rmdir = staticmethod(os.rmdir)

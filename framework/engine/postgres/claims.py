@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
+from framework.engine.postgres.groups import Turns
 from framework.engine.postgres.limits import Limits
 from framework.engine.postgres.rows import COLUMNS, Key, Row
 from framework.engine.postgres.starving import Starving
@@ -27,6 +28,7 @@ POLL = 0.1  # seconds between looks where a pooler keeps notifications away
 LOOK_BACK = 0.1  # least time in seconds between two looks below the floor
 LONG_LOOK = 0.25  # seconds; a shorter look is made at once where a notification says that a job is below the floor
 LOWEST = -(2**63)
+_OF_GROUPS = "%s::boolean[], %s::int[], %s::boolean[], %s::bigint[], %s::boolean[]"
 _AT = {name: at for at, name in enumerate(Row._fields)}
 
 
@@ -47,6 +49,7 @@ class Claims:
         self._listening: set[int] = set()
         self._starving = Starving(engine)
         self.limits = Limits()
+        self.turns = Turns()
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def begin(self) -> None:
@@ -99,11 +102,13 @@ class Claims:
             LOWEST if all_ else self._floors.get(number, LOWEST) for number, all_ in zip(numbers, whole, strict=True)
         ]
         cut = self.limits.apply(numbers[:1])
-        late = self._starving.take(numbers[0], limit, partial(self._claimed, era), cut=cut)
+        starving = not self.turns.apply(numbers[:1])  # among groups nothing starves
+        late = self._starving.take(numbers[0], limit, partial(self._claimed, era), cut=cut) if starving else []
         limit -= len(late)
         rows = self._claimed(era, numbers, floors, limit) if limit else []
         took = time.monotonic() - began
-        self._starving.look(numbers[0], late, rows, limit, cut=cut)
+        if starving:
+            self._starving.look(numbers[0], late, rows, limit, cut=cut)
         last: dict[int, int] = {}
         for row in rows:
             last[row[0]] = max(row[1], last.get(row[0], LOWEST))
@@ -124,16 +129,19 @@ class Claims:
     def _claimed(self, era: int, numbers: Sequence[int], floors: Sequence[int], limit: int) -> list[tuple[Any, ...]]:
         engine, limits = self._engine, self.limits
         values = [engine.incarnation, era, list(numbers), list(floors), limit]
-        if not limits.apply(numbers):
+        grouped = self.turns.apply(numbers)
+        if not limits.apply(numbers) and not grouped:
             return engine.link.rows(
                 f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)", values
             )
-        rows = engine.link.rows(
-            f"select {COLUMNS} from {engine.schema}.claim_2(%s, %s, %s::int[], %s::bigint[], %s, %s::int[], "
-            "%s::float8[], %s::float8[], %s::float8[], %s::float8[])",
-            [*values, *limits.arguments(numbers)],
-        )
-        return limits.jobs(rows, _AT)
+        values += limits.arguments(numbers)
+        of_limits = "%s, %s, %s::int[], %s::bigint[], %s, %s::int[], %s::float8[], %s::float8[], %s::float8[], %s::float8[]"
+        if not grouped:
+            return limits.jobs(
+                engine.link.rows(f"select {COLUMNS} from {engine.schema}.claim_2({of_limits})", values), _AT
+            )
+        query = f"select {COLUMNS} from {engine.schema}.claim_3({of_limits}, {_OF_GROUPS})"
+        return limits.jobs(self.turns.jobs(engine.link.rows(query, values + self.turns.arguments(numbers)), _AT), _AT)
 
     def _listen(self, numbers: Sequence[int]) -> None:
         """Listen for notifications of these queues; called before a look, so that no job in between is missed."""

@@ -96,6 +96,7 @@ class PostgresEngine(DeclaringEngine):
                 self.queues[one.name] = one
                 self.numbers[one.name] = number = next(n for n, name in self._names.items() if name == one.name)
                 self.claims.limits.declare(number, one)
+                self.claims.turns.declare(number, one)
                 if one.handled and one.is_dead_letter:
                     self.link.rows(
                         f"insert into {self.schema}.handler values (%s, %s) on conflict do nothing",

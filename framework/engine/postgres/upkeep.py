@@ -193,12 +193,13 @@ class Upkeep:
         return True
 
     def _forget_keys(self) -> bool:
-        """Delete unique keys that no job holds. Return whether none is left."""
+        """Delete unique keys that no job holds, and places of groups that no job has. Return whether none is left."""
         began = time.monotonic()
         if began < self._forget_at:
             return True
         ((count,),) = self._engine.link.rows(f"select {self._schema}.forget_keys_1(%s)", [AT_ONCE], seconds=SLOW)
-        if count >= AT_ONCE:
+        ((held,),) = self._engine.link.rows(f"select {self._schema}.forget_held_1(%s)", [AT_ONCE], seconds=SLOW)
+        if max(count, held) >= AT_ONCE:
             return False
         self._forget_at = began + max(FORGET_EVERY, 20 * (time.monotonic() - began))
         return True

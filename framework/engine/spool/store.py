@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from framework.engine import flocks
 from framework.engine.calls import Calls
-from framework.engine.spool.claim import life, markers
+from framework.engine.spool.claim import life, markers, order
 from framework.engine.spool.claim.cancelling import Marks
 from framework.engine.spool.claim.claim import Claim, Reader
 from framework.engine.spool.claim.life import Owner
 from framework.engine.spool.claim.limits import Limits
-from framework.engine.spool.claim.listing import Listing
+from framework.engine.spool.claim.lanes import Lanes
 from framework.engine.spool.claim.markers import Readers
 from framework.engine.spool.claim.notifier import Claims, Notifier, Waker
 from framework.engine.spool.claim.promote import Promote
@@ -37,6 +38,9 @@ from framework.model.errors import EngineError, EngineUnavailable
 from framework.model.options import QueueOptions, QueueSpec
 
 
+SWEEP_EVERY = 20.0  # seconds between two looks for marks of groups that are left without their jobs
+
+
 class Parts:
     """The parts of one queue. The first claim makes the owner, so a process that only enqueues or looks has none."""
 
@@ -48,12 +52,13 @@ class Parts:
         self._owner: Owner | None = None
         self._owners = 0  # how many owners this process has had on this queue
         self._making = threading.Lock()
+        self._sweep_at = 0.0
         counts, ring = spool.counts, (notifier := Notifier(disk, queue)).ring
         self.notifier = notifier
         self.setbacks = Setbacks()
         self.reader = Reader(disk, counts)
         self.segments = Segments(disk, queue, counts, self.setbacks)
-        self.listing = Listing(disk, queue, here, setbacks=self.setbacks)
+        self.listing = Lanes(disk, queue, here, setbacks=self.setbacks)
         self.counts = Counts(disk, queue, setbacks=self.setbacks)
         self.enqueue = Enqueue(disk, queue, here, ring=ring)
         self.ticks = Ticks(disk, queue, here, ring=ring)
@@ -66,7 +71,7 @@ class Parts:
         self.cancel = Cancel(self, spool, disk, here, browse)
         self.maintain = Maintain(
             disk, queue, here, self.promote, self.counts, self.claim, self.setbacks, counts, self.segments,
-            ring=ring, cancels=self.cancel.sweep,
+            ring=ring, cancels=self.cancel.sweep, marks=self._sweep_marks,
         )  # fmt: skip
 
     @property
@@ -121,6 +126,16 @@ class Parts:
     def is_held(self) -> bool:
         """Return whether a breaker holds the queue; not looked at where the declaration has none. Raises OSError."""
         return self.queue.options.may_be_held and self.limits.is_held()
+
+    def _sweep_marks(self, _: float) -> bool:
+        """Remove marks of groups that are left without their jobs, now and then. Raises OSError."""
+        groups, now = self.queue.options.groups, time.monotonic()
+        if groups is not None and groups.strict and now >= self._sweep_at and self._disk.listdir(self.queue.groups):
+            with self.limits.alone() as alone:
+                if alone:
+                    order.sweep(self._disk, self.queue)
+                    self._sweep_at = now + SWEEP_EVERY
+        return True
 
     def close(self) -> None:
         """Close everything; unsettled leases stay for a rescuer. Raises OSError."""
@@ -278,6 +293,7 @@ class Spool:
 
     def _note_limits(self, part: Parts) -> None:
         part.limits.make()
+        order.make(self.opened()[0], part.queue)
         others = [limits for limits in self.limited if limits is not part.limits]
         self.limited = [*others, part.limits] if part.queue.options.max_running is not None else others
 

@@ -139,8 +139,23 @@ class Claim:
     def __call__(self, limit: int) -> list[Lease]:
         """Return up to `limit` leases. `error` is set where something ended the claim early."""
         self.error, limits = None, self._part.limits
-        if not limits.apply:
-            return self._claimed(limit)
+        groups = self._part.queue.options.groups
+        if groups is None or groups.limit is None:
+            return self._within_limits(limit) if limits.apply else self._claimed(limit)
+        try:
+            with limits.alone() as alone:
+                if not alone:
+                    return []
+                self._listing.begin(self._part.owner(), stranded=time.monotonic() >= self._look_at)
+                leases = self._within_limits(limit)
+                limits.wait = min(limits.wait, self._listing.patience)
+                return leases
+        except OSError as error:
+            self.error = error
+            return []
+
+    def _within_limits(self, limit: int) -> list[Lease]:
+        limits = self._part.limits
         leases: list[Lease] = []
         try:
             room = limits.take(limit)
@@ -289,7 +304,7 @@ class Claim:
                 self._sort((lease,), leases, expired)
         self._expire(expired)
         for lease in leases:
-            self._settle.release(lease.token, 0)
+            self._settle.release(lease.token, 0, unseen=True)
 
     def _one(self, source: str, name: Name) -> Lease | None:
         owner = self._part.owner()
@@ -320,6 +335,7 @@ class Claim:
         """
         self._misses += 1
         self._counts["missed"] += 1
+        self._listing.gone()
         if self._misses == 2:
             self._listing.skip_gone()
         fenced = self._misses >= MOST_MISSES or self._disk.stat(source) is not None

@@ -2,7 +2,7 @@
 
 All processes on the spool share the file `limits` of a queue. A byte that one has locked is the right to one lease; the
 kernel frees the bytes of a process that dies, so none is ever lost. Locks belong to the open file, as with `flock`, and
-are taken byte by byte. The record is read and written under the lock of the first byte. It is not made durable: after a
+are taken byte by byte. Groups with a limit have one byte more, for the process that claims: `lanes.py`. The record is read and written under the lock of the first byte. It is not made durable: after a
 power cut a rate may give one burst more, and a hold may be forgotten.
 """
 
@@ -31,6 +31,7 @@ LOOK = 0.05  # seconds between two looks for a free byte, or for the record that
 PATIENCE = 0.25  # seconds that a process waits for the lock of the record
 _RECORD = struct.Struct("<4sIddd")  # magic, crc of the rest, fields of Throttle
 _MAGIC = b"LIM1"
+_ALONE = 1  # the byte of a process that claims grouped jobs
 _FIRST = 4096  # the first byte that stands for a lease
 
 
@@ -61,7 +62,7 @@ class Limits:
         options = self._queue.options
         self._throttled = options.rate is not None or options.breaker is not None
         self.apply = self._throttled or options.max_running is not None
-        if self.apply and flocks.OFD is None:
+        if (self.apply or (options.groups and options.groups.limit)) and flocks.OFD is None:
             raise EngineError(f"queue {options.name!r}: limits need locks of open files, which only Linux has")
 
     def make(self) -> None:
@@ -82,6 +83,7 @@ class Limits:
         self._next = 0
         self._full = False
         self._lock = threading.RLock()
+        self._claiming = threading.Lock()
 
     def close(self) -> None:
         """Close the file, which frees the bytes. Idempotent."""
@@ -126,6 +128,24 @@ class Limits:
                 return
             self._full = False
         self._ring()
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep other processes from claiming grouped jobs for the length of a block. Raises OSError.
+
+        Yields False where another process claims for too long; then `wait` says when to try again.
+        """
+        if not self._claiming.acquire(timeout=PATIENCE):  # the lock of the byte is this process's, not this thread's
+            yield False
+            return
+        try:
+            with self._lock:
+                self._open()
+            with self._byte(_ALONE) as locked:
+                self.wait = math.inf if locked else LOOK
+                yield locked
+        finally:
+            self._claiming.release()
 
     def hold(self, seconds: float) -> None:
         """Hold the queue for so many seconds; 0 ends a hold. Raises OSError."""
@@ -192,18 +212,27 @@ class Limits:
     def _record(self) -> Iterator[Throttle | None]:
         """Yield the record, locked, and write it at the end; None: another process keeps it locked. Raises OSError."""
         self._open()
-        deadline = time.monotonic() + PATIENCE
-        while not self._set_lock(fcntl.F_WRLCK, 0):
-            if time.monotonic() >= deadline:
+        with self._byte(0) as locked:
+            if not locked:
                 yield None
                 return
-            time.sleep(0.0002)
-        try:
             found = _unpack(self._disk.calls.pread(self._fd, _RECORD.size, 0))
             yield found
             self._disk.calls.pwrite(self._fd, _pack(found), 0)
+
+    @contextmanager
+    def _byte(self, at: int) -> Iterator[bool]:
+        """Lock a byte for the length of a block; yield False where another process keeps it locked. Raises OSError."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._set_lock(fcntl.F_WRLCK, at):
+            if time.monotonic() >= deadline:
+                yield False
+                return
+            time.sleep(0.0002)
+        try:
+            yield True
         finally:
-            self._set_lock(fcntl.F_UNLCK, 0)
+            self._set_lock(fcntl.F_UNLCK, at)
 
 
 def _pack(record: Throttle) -> bytes:

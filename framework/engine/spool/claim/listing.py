@@ -340,11 +340,15 @@ class Listing:
         """Return the names in these priority buckets, one bucket after the other."""
         found: list[str] = []
         for bucket in buckets:
-            entries = list(self._buckets.names(bucket))  # a copy: the kept lists must not change
+            entries = list(self._alone(self._buckets.names(bucket)))  # a copy: the kept lists must not change
             if not self._buckets.waits(bucket):
                 self._bucket_of.update(dict.fromkeys(entries, bucket))
                 found += self._before(began, entries)
         return found
+
+    def _alone(self, entries: list[str]) -> list[str]:
+        """Return those of the entries that are in no group; without groups all are."""
+        return entries
 
     def _usual(self, buckets: list[str], enough: int) -> list[str]:
         """Return the first names in order, without a gap: at least `enough` of them where there are so many.
@@ -366,7 +370,7 @@ class Listing:
                     segments.append(bucket)
                     inside += 0 if bucket in self._spent else segment.jobs
                 continue
-            entries = self._buckets.names(bucket)
+            entries = self._alone(self._buckets.names(bucket))
             if self._buckets.waits(bucket):
                 continue
             mixed = alone and entries and entries[0] < alone[-1]

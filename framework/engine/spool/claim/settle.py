@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.engine.calls import HAS_SYNCFS
-from framework.engine.spool.claim import cancelling
+from framework.engine.spool.claim import cancelling, order
 from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
@@ -158,6 +158,7 @@ class Settle:
         assert outcome.failure is not None
         if not self._record(token, outcome.failure, "retried"):
             return self._end(token, False)
+        order.waits_again(self._disk, queue, token.name)
         now = self._clock.micros()
         name = token.name.retried(now + micros(delay))
         return self._move(token, queue, name, queue.waiting(name, now))
@@ -172,8 +173,12 @@ class Settle:
         found = keys.leave(self._disk, home, token.name, job.id, token.inode, lambda: self._disk.unlink(token.path))
         return self._end(token, found)
 
-    def release(self, token: Token, delay: float) -> bool:
-        """Move the job back to its bucket or segment with its attempt unchanged; with a delay, move it to delayed/."""
+    def release(self, token: Token, delay: float, *, unseen: bool = False) -> bool:
+        """Move the job back to its bucket or segment with its attempt unchanged; with a delay, move it to delayed/.
+
+        Args:
+            unseen: it was not claimed in its turn, so no other job of its group need wait for it.
+        """
         queue, name, now = token.owner.queue, token.name, self._clock.micros()
         if delay <= 0 and self._in_segment(token):
             entry = token.segment.entry
@@ -183,6 +188,8 @@ class Settle:
                 self._spool.ring(queue.name)
             return self._end(token, done)
         self._leave_segment(token)
+        if not unseen:
+            order.waits_again(self._disk, queue, name)
         if delay > 0:
             name = name._replace(not_before=min(MAX_TIME, now + micros(delay)))
             return self._move(token, queue, name, queue.waiting(name, now))
@@ -275,6 +282,7 @@ class Settle:
             path = queue.ready(name)
         # A dead letter holds no key. The entry of one that dies again is not looked for: it is in its home queue.
         entry = keys.entry(token.owner.queue, name.key) if name.key else ""
+        order.ends(self._disk, token.owner.queue, token.name)
         moved = ids.leave(self._disk, entry, token.inode, lambda: self._move(token, queue, name, path))
         return os.path.dirname(path) if moved else ""
 
@@ -306,6 +314,10 @@ class Settle:
 
     def _end(self, token: Token, found: bool) -> bool:
         token.done()
+        if token.name.other and (group := token.name.group):
+            part = self._spool.parts(token.owner.queue.name)
+            if part.listing.has_place(group):
+                part.notifier.ring()
         if not found:
             self._spool.counts["lost"] += 1
         return found

@@ -2,7 +2,7 @@
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
 depth, `doorbell` (the notifier), the marker `segmented.2`, where the queue was paused `ready/paused` or `resumed`,
-where a job was cancelled `cancels` and `cancelled`, and where it has limits `limits`. Beside the queues lie
+where a job was cancelled `cancels` and `cancelled`, where it has limits `limits`, and for strict orders `groups`. Beside the queues lie
 `declared.<service>`, `leader.<name>.lock`, the clock, and the runner's directories.
 """
 
@@ -40,6 +40,7 @@ class QueueDir:
         self.notifier = f"{self.base}/doorbell"
         self.paused, self.resumed = f"{self.base}/ready/paused", f"{self.base}/resumed"
         self.cancels, self.cancelled = f"{self.base}/cancels", f"{self.base}/cancelled"
+        self.groups = f"{self.base}/groups"
         self.segmented = f"{self.base}/segmented.2"  # `segmented` was set by versions that read no open segments
 
     def path(self, state: str, entry: object) -> str:

@@ -48,12 +48,12 @@ class Change:
         old = None if path is None else names.parse(os.path.basename(path))
         if path is None or old is None or old.delivery:
             return True
-        aside, field = self._queue.path("tmp", old), names.key_field(job)
+        aside = self._queue.path("tmp", old)
         files: list[TempFile] = []
         try:
             with self._rollback.before_publishing(files, job, done):
                 # By this name, recovery moves it to the place of the old one.
-                new = Name(old.stamp, names.tails.next(), other=field)
+                new = Name(old.stamp, names.tails.next(), other=names.fields(first))
                 files.append(file := create(disk, self._queue, first.changed_by(job), lambda _: new))
                 disk.write_all(file.fd, job_file.encode(file.job))
                 disk.sync(file.fd)

@@ -105,8 +105,8 @@ class Enqueue:
 
     @staticmethod
     def _kind(job: Job) -> tuple[bool, bool]:
-        """Return whether a job waits for its time, and whether its priority is not 5; no segment takes either."""
-        return job.not_before is not None, job.extras.priority != USUAL
+        """Return whether a job waits for its time, and whether its name says how it is claimed; no segment takes either."""
+        return job.not_before is not None, job.extras.priority != USUAL or job.extras.group is not None
 
     def _fits(self, job: Job) -> bool:
         return len(job.payload) <= self._queue.options.max_payload_bytes
@@ -263,8 +263,8 @@ class Enqueue:
             self._disk.write_all(made.fd, data)
 
     def _name(self, job: Job) -> Name:
-        """Return a new name for a temp file; all that it says of the job is its key and whether its id was chosen."""
-        return Name(self._clock.stamp(), names.tails.next(), chosen=job.chosen_id, other=names.key_field(job))
+        """Return a new name for a temp file; all that it says of the job is its keys and whether its id was chosen."""
+        return Name(self._clock.stamp(), names.tails.next(), chosen=job.chosen_id, other=names.fields(job))
 
     def _make_durable(self, files: Sequence[TempFile]) -> None:
         if self._disk.power and HAS_SYNCFS and len(files) >= SYNCFS_FROM:

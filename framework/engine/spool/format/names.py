@@ -4,9 +4,9 @@
 
 stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not before and expires: microseconds since the
 epoch; priority: only where it is not 5; `i`: the caller chose the id. Other fields come from newer versions: a field
-that begins with a small letter is kept and has no meaning here, but for three. `o<hex>` is the first stamp of a job
+that begins with a small letter is kept and has no meaning here, but for four. `o<hex>` is the first stamp of a job
 with a new one, which has the time of the job's id; `u<hash>` tells the unique key of a job that can hold one while it
-lives, and `w<hash>` one that it holds for a time. A field that begins with a capital needs a newer reader, and its file
+lives, and `w<hash>` one that it holds for a time; `g<hash>` tells its group. A field that begins with a capital needs a newer reader, and its file
 is left alone. A file whose name does not fit the pattern is not the spool's, and is never touched.
 
 Runnable jobs are in buckets, whose names sort in the order of claims: first one bucket for each priority below 5, then
@@ -51,6 +51,8 @@ BUCKET = re.compile(rf"\d{{{BUCKET_DIGITS}}}|\d{{20}}\.{_TAIL},[1-9]\d{{0,8}}(?:
 BEGIN, END = "0000000005", "9999999996"  # buckets of ten seconds are in [BEGIN, END)
 _PRIORITY = re.compile(r"\d{20}\.[^,]*,[^,]*(?:,n\d+)?(?:,x\d+)?,p([0-46-9])(?:,|$)", re.ASCII)
 MINUTE = re.compile(r"\d{11}", re.ASCII)
+GROUP = ",g"  # no other part of a name begins so
+_HASH = 16  # characters of a hash
 KEY = re.compile(r",u([0-9A-Za-z_-]{16})(?:,|$)", re.ASCII)
 
 
@@ -100,6 +102,11 @@ class Name(NamedTuple):
         return "" if found is None else found[1]
 
     @property
+    def group(self) -> str:
+        """Return the hash of the job's group; "": it has none."""
+        return group_of(self.other)
+
+    @property
     def stem(self) -> str:
         """Return the part of the name that identifies the job in a run record."""
         return f"{self.stamp}.{self.tail}"
@@ -131,7 +138,7 @@ def first(job: Job, stamp: str, tail: str) -> Name:
     later = job.not_before is not None and job.not_before > job.enqueued_at
     not_before = micros(job.eligible_at) if later else None
     expires = None if job.ttl is None else micros(job.eligible_at + job.ttl)
-    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id, key_field(job), job.extras.priority)
+    return Name(stamp, tail, 0, 0, not_before, expires, job.chosen_id, fields(job), job.extras.priority)
 
 
 def key_field(job: Job) -> str:
@@ -142,8 +149,20 @@ def key_field(job: Job) -> str:
     return f",{'u' if extras.window is None else 'w'}{key_hash(extras.unique_key)}"
 
 
+def fields(job: Job) -> str:
+    """Return the fields for a job's unique key and its group, with their commas."""
+    group = job.extras.group
+    return key_field(job) if group is None else f"{key_field(job)}{GROUP}{key_hash(group)}"
+
+
+def group_of(entry: str) -> str:
+    """Return the hash of the group in a name or its fields, without parsing it; "": there is none."""
+    _, found, rest = entry.partition(GROUP)
+    return rest[:_HASH] if found else ""
+
+
 def key_hash(key: str) -> str:
-    """Return the hash of a unique key: 96 bits in 16 characters."""
+    """Return the hash of a key: 96 bits in 16 characters."""
     return urlsafe_b64encode(blake2b(key.encode(), digest_size=12).digest()).decode()
 
 
