@@ -2,6 +2,8 @@
 
     python -m bench.limits [JOBS] [URL]     2,000 jobs a run by default, on a spool in a temporary directory
 
+With groups there are 10,000 keys, all over the jobs, or as many as there are jobs.
+
 For PostgreSQL give the URL of a database whose schema is migrated; its queues `bench.*` are drained. On the spool it is
 the processor's time of this process, which a busy machine hardly changes; with a URL it is the time that passes.
 """
@@ -17,17 +19,22 @@ from contextlib import closing
 from statistics import median
 
 from framework.engine.port import open_engine
+from framework.model.extras import Extras
 from framework.model.job import Job
 from framework.model.limits import Breaker, Rate
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
 
 PAIRS = 7
+KEYS = 10_000
 LIMITS = {
     "nothing": QueueOptions("bench.nothing"),  # how much two equal queues differ
     "max_running=8": QueueOptions("bench.running", max_running=8),
     "rate=100000/s": QueueOptions("bench.rate", rate=Rate(100_000, "s")),
     "breaker": QueueOptions("bench.breaker", breaker=Breaker()),
+    "group_limit=1": QueueOptions("bench.group", grouped=True, group_limit=1),
+    "strict order": QueueOptions("bench.strict", grouped=True, group_order="strict"),
+    "groups": QueueOptions("bench.fair", grouped=True),
     "all of them": QueueOptions("bench.all", max_running=8, rate=Rate(100_000, "s"), breaker=Breaker()),
 }
 PLAIN = QueueOptions("bench.plain")
@@ -39,10 +46,10 @@ def main(jobs: int = 2_000, url: str = "") -> int:
         with closing(engine):
             engine.open([PLAIN, *LIMITS.values()])
             clock = time.perf_counter if url else time.process_time
-            drained(engine, PLAIN.name, jobs, clock)
+            drained(engine, PLAIN, jobs, clock)
             for title, options in LIMITS.items():
                 pairs = [
-                    (drained(engine, PLAIN.name, jobs, clock), drained(engine, options.name, jobs, clock))
+                    (drained(engine, PLAIN, jobs, clock), drained(engine, options, jobs, clock))
                     for _ in range(PAIRS)
                 ]
                 without, limited = (median(times) / jobs * 1e6 for times in zip(*pairs, strict=True))
@@ -52,9 +59,13 @@ def main(jobs: int = 2_000, url: str = "") -> int:
     return 0
 
 
-def drained(engine: object, queue: str, count: int, clock: Callable[[], float]) -> float:
+def drained(engine: object, options: QueueOptions, count: int, clock: Callable[[], float]) -> float:
     """Return the seconds that claiming and settling so many jobs takes."""
-    jobs = [Job(os.urandom(8).hex(), os.urandom(16), queue, b"1", {}, time.time()) for _ in range(count)]
+    jobs = [
+        Job(os.urandom(8).hex(), os.urandom(16), options.name, b"1", {}, time.time(), extras=_extras(options, number))
+        for number in range(count)
+    ]
+    queue = options.name
     for at in range(0, count, 256):
         engine.enqueue(jobs[at : at + 256])  # type: ignore[attr-defined]
     began, done = clock(), 0
@@ -63,6 +74,11 @@ def drained(engine: object, queue: str, count: int, clock: Callable[[], float]) 
         engine.settle([Settlement(lease, SUCCEEDED) for lease in leases])  # type: ignore[attr-defined]
         done += len(leases)
     return clock() - began
+
+
+def _extras(options: QueueOptions, number: int) -> Extras:
+    """Return what a producer stores with each job, and the group where the queue has groups."""
+    return Extras(version="1", group=f"customer {number % KEYS}" if options.grouped else None)
 
 
 if __name__ == "__main__":

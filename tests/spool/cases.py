@@ -16,6 +16,7 @@ from tests.support.settling import ack, bury, rest, retry
 
 from .cancel_cases import CANCEL_CASES
 from .kept_cases import KEPT_CASES
+from .group_cases import GROUP_CASES
 from .key_cases import KEY_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .segment_cases import SEGMENT_CASES
@@ -219,6 +220,7 @@ CASES = (
     Case("open", _nothing, reopen),
     *ODD_CASES,
     *KEPT_CASES,
+    *GROUP_CASES,
     *KEY_CASES,
     *SEGMENT_CASES,
     *CANCEL_CASES,

@@ -26,6 +26,7 @@ from .seam import Seam, before
 LETTERS = QueueOptions("letters", is_dead_letter=True)
 JOBS = QueueOptions("jobs", dead_letter="letters", max_length=None)
 LIMITED = replace(JOBS, max_running=9, rate=Rate(1000, "s"), breaker=Breaker())
+STRICT = replace(JOBS, grouped=True, group_order="strict")
 PLAIN = QueueOptions("plain", max_length=None)
 QUEUES = (JOBS, PLAIN, LETTERS)
 STATES = ("ready", "delayed", "in_flight", "dead")
@@ -45,8 +46,9 @@ def job(
     priority: int = USUAL,
     key: str | None = None,
     until: str = "done",
+    group: str | None = None,
 ) -> Job:
-    """A job whose payload says which one it is; with a unique key, if one is given."""
+    """A job whose payload says which one it is; with a unique key and a group, if they are given."""
     now = time.time()
     return Job(
         id=job_id,
@@ -58,7 +60,7 @@ def job(
         not_before=None if delay is None else now + delay,
         ttl=ttl,
         chosen_id=chosen,
-        extras=NONE if (priority, key) == (USUAL, None) else Extras(priority, key, until if key else None),
+        extras=NONE if (priority, key, group) == (USUAL, None, None) else Extras(priority, key, until if key else None, group),
     )
 
 
