@@ -67,6 +67,7 @@ class Maintain:
         *,
         ring: Callable[[], None],
         cancels: Step,
+        fan_ins: Step,
     ) -> None:
         self._disk = disk
         self._queue = queue
@@ -78,6 +79,7 @@ class Maintain:
         self._expired: deque[str] = deque()
         self._ring = ring
         self._cancels = cancels
+        self._fan_ins = fan_ins
         self._tally = tally
         self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
@@ -130,6 +132,7 @@ class Maintain:
             self._upkeep,
             self._delete_over,
             self._cancels,
+            self._fan_ins,
             self._publish,
             self._remove_buckets,
             self._sweep_ids,
