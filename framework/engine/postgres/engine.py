@@ -18,6 +18,7 @@ from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
 from framework.engine.postgres.enqueue import Store
+from framework.engine.postgres.fan_ins import PostgresFanIns
 from framework.engine.postgres.inspect import DeclaringEngine, Inspection
 from framework.engine.postgres.link import TAKEN_FOR_DEAD, Failed, Link, Place
 from framework.engine.postgres.owner import LocalLife
@@ -50,8 +51,9 @@ class PostgresEngine(DeclaringEngine):
         self.queues: dict[str, QueueOptions] = {}
         self.numbers: dict[str, int] = {}
         self._names: dict[int, str] = {}
-        self._sending = Link(place)
-        self.store = Store(self._sending, self.find_queue)
+        self.sending = Link(place)
+        self.store = Store(self.sending, self.find_queue)
+        self.fan_ins = PostgresFanIns(self)
         self.upkeep = Upkeep(self)
         self._inspection = Inspection(self)
         self.era: int | None = None  # None: this owner is not registered on the current connection
@@ -125,7 +127,7 @@ class PostgresEngine(DeclaringEngine):
                     self.link.rows(f"delete from {self.schema}.owner where id = %s", [self.incarnation])
             self.life.end()
             self.link.close()
-            self._sending.close()
+            self.sending.close()
             self._completions.close()
             self.claims.close()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.engine.postgres.enqueue import tell
+from framework.engine.postgres.fan_ins import End, end_of, settled
 from framework.engine.postgres.link import SLOW, Failed
 from framework.engine.postgres.rows import Key, with_failure
 from framework.model.errors import EngineUnavailable, LeaseLost
@@ -25,7 +26,7 @@ class Settling:
 
     def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
-        self._acked: deque[tuple[float, list[Key]]] = deque()
+        self._acked: deque[tuple[float, dict[Key, End]]] = deque()
         self._unsure: set[Key] = set()  # leases of calls whose answer was lost
 
     def settle(self, done: Sequence[Settlement]) -> None:
@@ -72,8 +73,9 @@ class Settling:
         keys, now = [one.lease.token for one in done], time.monotonic()
         while self._acked and self._acked[0][0] < now - AGAIN:
             self._acked.popleft()
-        self._acked.append((now, keys))
-        return self._keys("ack_1", keys)
+        ends = [end_of(one) for one in done]
+        self._acked.append((now, dict(zip(keys, ends, strict=True))))
+        return self._keys("ack_1", keys, ends)
 
     def _release(self, done: Sequence[Settlement]) -> set[int]:
         keys = [one.lease.token for one in done]
@@ -85,8 +87,14 @@ class Settling:
     def _set_aside(self, done: Sequence[Settlement]) -> set[int]:
         return {place for (place,) in self._rows("aside_1", [one.lease.token for one in done], ", null, true")}
 
-    def _keys(self, function: str, keys: Sequence[Key]) -> set[int]:
-        return {place for (place,) in self._rows(function, keys)} if keys else set()
+    def _keys(self, function: str, keys: Sequence[Key], ends: Sequence[End] = ()) -> set[int]:
+        """Settle leases by a function of the schema, and end what is a member among them; return their places."""
+        if not keys:
+            return set()
+        engine = self._engine
+        values = [engine.incarnation, *map(list, zip(*keys, strict=True))]
+        call = f"{function}(%s, %s::int[], %s::bigint[], %s::int[])"
+        return {place for (place,) in engine.link.rows(*settled(engine.schema, call, values, keys, ends))}
 
     def _rows(self, function: str, keys: Sequence[Key], more: str = "") -> list[tuple[Any, ...]]:
         """Return what a function of the schema answers about this owner's leases; `more`: its last arguments."""
@@ -110,11 +118,11 @@ class Settling:
         engine = self._engine
         moves = [self._moved(one.lease, one.outcome) for one in done]
         keys = [one.lease.token for one in done]
-        places = engine.link.rows(
-            f"select * from {engine.schema}.move_1(%s, %s::int[], %s::bigint[], %s::int[], %s::text[], %s::int[], "
-            "%s::float8[], %s::int[], %s::text[])",
-            [engine.incarnation, *map(list, zip(*keys, strict=True)), *map(list, zip(*moves, strict=True))],
+        call = (
+            "move_1(%s, %s::int[], %s::bigint[], %s::int[], %s::text[], %s::int[], %s::float8[], %s::int[], %s::text[])"
         )
+        values = [engine.incarnation, *map(list, zip(*keys, strict=True)), *map(list, zip(*moves, strict=True))]
+        places = engine.link.rows(*settled(engine.schema, call, values, keys, [end_of(one) for one in done]))
         ready = [(target, key) for key, (state, target, *_) in zip(keys, moves, strict=True) if state == "job"]
         engine.claims.lower([key for target, key in ready if target == key[0]])
         tell(engine.link, (target for target, _ in ready))
@@ -150,9 +158,10 @@ class Settling:
             [engine.incarnation],
             seconds=SLOW,
         )
-        acked = {key for _, keys in self._acked for key in keys}
+        acked = {key: end for _, ends in self._acked for key, end in ends.items()}
         unknown = [(key, rescued) for *numbers, rescued in rows if (key := tuple(numbers)) not in engine.claimed]
-        self._keys("ack_1", [key for key, _ in unknown if key in acked])
+        again = [key for key, _ in unknown if key in acked]
+        self._keys("ack_1", again, [acked[key] for key in again])
         self._keys("release_1", [key for key, rescued in unknown if key not in acked and not rescued])
         self._claim_again(engine.claimed.difference((queue, place, delivery) for queue, place, delivery, _ in rows))
         engine.lost_answer = engine.lost_answer or any(rescued and key not in acked for key, rescued in unknown)

@@ -1,0 +1,1 @@
+-- Version 5: nothing; its number belongs to another change.
