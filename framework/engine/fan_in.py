@@ -30,7 +30,7 @@ from framework.model.job import Job
 class FanIns(Protocol):
     """The verbs for fan-ins. `queue` is that of the members; a fan-in is named by the id of its follow-up.
 
-    Any thread may call them. They raise EngineError, EngineUnavailable: it may or may not be done; each may be repeated.
+    Any thread may call them. They raise EngineError, EngineUnavailable: it may or may not be done, and may be repeated.
     """
 
     def begin(self, queue: str, follow_up: Job) -> None:

@@ -30,8 +30,8 @@ from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
 from framework.service.cancelling import cancel
 from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks_large
-from framework.service.fan_in import FollowUp, Members, gathering
 from framework.service.grouping import Line
+from framework.service.grouping.fan_in import FollowUp, Members, gathering
 from framework.service.grouping.tickets import LoopTicket
 from framework.service.queues import DeadLetter, Queue
 from framework.service.request import (

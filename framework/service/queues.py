@@ -20,7 +20,7 @@ from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
-from framework.service.fan_in import FollowUp, Members, checked_then
+from framework.service.grouping.fan_in import FollowUp, Members, checked_then
 from framework.service.marking import Marking
 from framework.service.request import JobOptions, Request, Requests
 from framework.service.room import checked_block

@@ -165,7 +165,8 @@ def test_a_replayed_dead_letter_ends_nothing_again(engine: Engine) -> None:
     lease = take_one(broker)
     bury(broker, lease, failure=a_failure(lease))
     assert broker.replay(found(broker, "a", "ready", "letters"))
-    assert sorted(ids(again := take(broker, 2))) == ["a", "b"]
+    again = take(broker, 2)
+    assert sorted(ids(again)) == ["a", "b"]
     ack(broker, [one for one in again if one.job.id == "a"])
     assert look(broker, job) == FanIn(2, True, Ended(dead=1))
     ack(broker, [one for one in again if one.job.id == "b"])

@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.engine.postgres.enqueue import tell
-from framework.engine.postgres.fan_ins import End, end_of, settled
 from framework.engine.postgres.link import SLOW, Failed
 from framework.engine.postgres.rows import Key, with_failure
 from framework.model.errors import EngineUnavailable, LeaseLost
+from framework.model.fan_in import ENDS
 from framework.model.job import Lease
 from framework.model.outcome import Kind, Outcome, Settlement
 
 if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresEngine
 
+End = tuple[str | None, str | None]  # a member of a fan-in as the schema's functions take it, and how it ends; or Nones
 AGAIN = 1.0  # seconds in which a crash of the server may undo what it has committed asynchronously
 
 
@@ -176,3 +177,26 @@ class Settling:
                 "and j.place = u.place and j.owner is null and j.delivery = u.delivery - 1",
                 [engine.incarnation, *map(list, zip(*keys, strict=True))],
             )
+
+
+def end_of(one: Settlement) -> End:
+    """Return the member that a settlement ends, as the functions of the schema take it, and how; Nones: it ends none.
+
+    A job that was cancelled meanwhile is not ended here, but by a trigger of the schema.
+    """
+    member, how = one.lease.job.extras.fan_in, ENDS.get(one.outcome.kind)
+    return (None, None) if member is None or how is None else (member, how)
+
+
+def settled(
+    schema: str, call: str, values: Sequence[Any], keys: Sequence[Key], ends: Sequence[End]
+) -> tuple[str, Sequence[Any]]:
+    """Return the statement for a call that settles leases and answers their places, and what it takes.
+
+    Where some of them are members of fan-ins, it ends those in the same transaction, if they are among these places.
+    """
+    if not any(member for member, _ in ends):
+        return f"select {schema}.{call}", values
+    members = [[place for _, place, _ in keys], *map(list, zip(*ends, strict=True))]
+    query = f"select {schema}.settled_1(array(select {schema}.{call}), %s::bigint[], %s::text[], %s::text[])"
+    return query, [*values, *members]

@@ -50,15 +50,9 @@ class Settle:
         """Settle each lease by the kind of its outcome. Raises LeaseLost, EngineUnavailable, once all were tried."""
         settled, lost = list[Token](), list[Lease]()
         failed: list[tuple[Lease, OSError]] = []
-        members: Sequence[Member] = ()
-        if with_members := any(one.lease.job.extras.fan_in is not None for one in done):
-            done, members = self._end_members(self._unless_cancelled(done, failed), failed)
-        together = self._together(done) if len(done) > 1 else set()
         dying: dict[Token, tuple[Failure, str | None]] = {}
         dead_owners: dict[str, Owner] = {}
-        alone = len(done) == 1 and done[0].outcome.kind is SUCCEEDED
-        if len(together) < len(done) and not (alone or with_members):
-            done = self._unless_cancelled(done, failed)
+        done, together, members = self._prepared(done, failed)
         for one in done:
             lease, outcome = one.lease, one.outcome
             token: Token = lease.token
@@ -89,6 +83,18 @@ class Settle:
         if members:
             self._spool.ends.fire(members)
         self._tell(settled, lost, failed)
+
+    def _prepared(
+        self, done: Sequence[Settlement], failed: list[tuple[Lease, OSError]]
+    ) -> tuple[Sequence[Settlement], set[Token], Sequence[Member]]:
+        """Return the settlements to carry out, those that were carried out together, and the members that end."""
+        if any(one.lease.job.extras.fan_in is not None for one in done):
+            done, members = self._end_members(self._unless_cancelled(done, failed), failed)
+            return done, self._together(done) if len(done) > 1 else set(), members
+        together = self._together(done) if len(done) > 1 else set()
+        if len(together) < len(done) and (len(done) > 1 or done[0].outcome.kind is not SUCCEEDED):
+            done = self._unless_cancelled(done, failed)
+        return done, together, ()
 
     def _tidy(self, dead_owners: Iterable[Owner]) -> None:
         """Remove what dead owners have left once their last lease is settled, and give back shares of limits."""
@@ -135,7 +141,7 @@ class Settle:
             how = ENDS.get(one.outcome.kind)
             if found is not None and how is not None and not one.lease.token.settled:
                 ends[found], leases[found] = how, one.lease
-        wrong = {one: error for one, error in self._spool.ends.note(ends)}
+        wrong = dict(self._spool.ends.note(ends))
         failed += [(leases[one], error) for one, error in wrong.items()]
         left_out = {leases[one].token for one in wrong}
         return [one for one in done if one.lease.token not in left_out], [one for one in ends if one not in wrong]

@@ -58,10 +58,7 @@ class FanInUpkeep:
             self._one(self._todo.pop())  # after an error the others have their turn at the next call
             if time.monotonic() >= until:
                 return False
-        for _ in self._scan:
-            if time.monotonic() >= until:
-                return False
-        return True
+        return all(time.monotonic() < until for _ in self._scan)
 
     def _one(self, entry: str) -> None:
         """Fire what has ended; delete what is left of a fan-in that was never sealed."""

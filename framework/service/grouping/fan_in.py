@@ -65,7 +65,7 @@ def checked_then(then: object, queue: Queue[Any], *, paired: bool, connection: o
         raise InvalidArgument(f"then={then!r:.60}: write then=Reports.done.with_payload(...)")
     if paired or queue.unique is not None:
         what = "jobs= with ids of your own" if paired else f"queue {queue.name!r} has unique="
-        raise InvalidArgument(f"then: {what}, so a job may exist already, and would end for another fan-in: use neither")
+        raise InvalidArgument(f"then: {what}, so a job may exist already, and end for another fan-in")
     if then.queue.unique is not None:
         raise InvalidArgument(f"then: queue {then.queue.name!r} has unique=, and a follow-up must surely be stored")
     if connection is not None:
@@ -100,7 +100,7 @@ class Numbering:
             there = self._fan_ins.seal(self._queue, self.name, self.count)
         except EngineError as error:
             raise EnqueueUncertain(
-                f"queue {self._queue!r}: all jobs are queued, but their follow-up may not run: {error}", job_id=self.name
+                f"queue {self._queue!r}: all jobs are queued, their follow-up may not run: {error}", job_id=self.name
             ) from error
         if not there:
             raise EnqueueFailed(
@@ -110,7 +110,7 @@ class Numbering:
 
 @contextmanager
 def gathering(engine: Engine, queue: str, follow_up: Job) -> Iterator[Numbering]:
-    """Begin a fan-in, yield what numbers its members, and seal it. After an error it is deleted. Raises EnqueueError."""
+    """Begin a fan-in, yield what numbers its members, and seal it; delete it after an error. Raises EnqueueError."""
     if not isinstance(engine, Gathering):
         raise EnqueueFailed(f"then: the engine {engine.features.system!r} has no fan-ins")
     numbering = Numbering(engine.fan_ins, queue, follow_up.id)
