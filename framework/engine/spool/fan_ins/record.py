@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from framework.engine import flocks
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
+from framework.engine.spool.format.job_file import PLANTED
 from framework.model.fan_in import HOWS, NAME, Ended, How
 
 MAGIC = b"WFANIN1\n"
@@ -132,8 +133,10 @@ def opened(disk: Disk, queue: QueueDir, name: str) -> Iterator[Record | None]:
     where = path(queue, name)
     try:
         found = Record(disk, flocks.keep(disk.open(where, _FLAGS)), where)
-    except FileNotFoundError:
-        yield None
+    except OSError as error:
+        if error.errno != errno.ENOENT and error.errno not in PLANTED:
+            raise
+        yield None  # a planted link, directory or pipe is none
         return
     try:
         yield found

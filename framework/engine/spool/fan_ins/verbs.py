@@ -44,11 +44,12 @@ class SpoolFanIns:
                 raise PayloadTooLarge(f"queue {follow_up.queue!r} takes payloads of {most} bytes")
             where = record.path(here, follow_up.id)
             disk.mkdir(record.directory(here))
+            if disk.stat(where) is not None:
+                return  # a repeated call
             for path, data in ((where + record.THEN, job_file.encode(follow_up)), (where, record.new())):
-                try:
-                    disk.write_new(path, data, sync=True)
-                except FileExistsError:  # a repeated call
-                    continue
+                disk.unlink(where + record.NEW)
+                disk.write_new(where + record.NEW, data, sync=True)
+                disk.rename(where + record.NEW, path)
             disk.sync_dir(record.directory(here))
 
     def grow(self, queue: str, name: str, members: int) -> bool:
