@@ -165,9 +165,7 @@ class Producer:
 
     def enqueue_batch(self, asked: Requests) -> list[JobId]:
         """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
-        if asked.then is not None:
-            return self._gathered(asked, asked.then)
-        return self._stored(asked)
+        return self._stored(asked) if asked.then is None else self._gathered(asked, asked.then)
 
     def _gathered(self, asked: Requests, then: FollowUp[Any]) -> list[JobId]:
         """Store the jobs as members of a fan-in; the spans of their enqueues are within that of the follow-up's."""
@@ -177,7 +175,12 @@ class Producer:
         with _listing(stored), self._sending.one(job.queue, job.id, len(job.payload)) as carried:
             headers.update(carried)
             with gathering(self._engine, asked.queue.name, job) as numbering:
-                stored += self._stored(asked, numbering)
+                try:
+                    stored += self._stored(asked, numbering)
+                except EnqueueError as error:  # the span counts follow-ups alone
+                    stored += map(JobId, error.enqueued)
+                    error.enqueued = ()
+                    raise
         return Members(stored, job.id)
 
     def _stored(self, asked: Requests, as_members: Callable[[list[Job]], list[Job]] = list) -> list[JobId]:
