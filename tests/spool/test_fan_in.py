@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 from collections import Counter
@@ -194,6 +195,46 @@ def test_a_job_that_is_no_member_costs_no_system_call(root: Path) -> None:
     assert calls_of(beside=True) == alone
 
 
+def steps(seam: Seam, act: Callable[[], object], *wanted: str) -> list[str]:
+    """The calls of an act with these names, in order."""
+    seam.names.clear()
+    seam.arm(pass_on)
+    act()
+    seam.disarm()
+    return [name for name in seam.names if name in wanted]
+
+
+def test_each_step_is_durable_before_the_next(root: Path) -> None:
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    gather(mine, "x", sealed=False)
+    mine.fan_ins.drop("jobs", NAME)
+    made = steps(seam, lambda: mine.fan_ins.begin("jobs", follow_up()), "fsync", "rename")
+    assert made == ["fsync", "rename", "fsync", "rename", "fsync"]
+    assert steps(seam, lambda: mine.fan_ins.grow("jobs", NAME, 1), "pwrite", "fsync") == ["pwrite", "fsync"]
+    mine.enqueue([as_member(job("a"), NAME, 0)])
+    assert steps(seam, lambda: mine.fan_ins.seal("jobs", NAME, 1), "pwrite", "fsync") == ["pwrite", "fsync"]
+    leases = {lease.job.id: lease for lease in claim(mine)}
+    made = steps(seam, lambda: ack(mine, [leases["a"]]), "pwrite", "fdatasync", "unlink", "fsync", "rename")
+    assert made[:3] == ["pwrite", "fdatasync", "unlink"], "the end before its job goes"
+    fire = ["unlink", "fsync", "rename", "fsync", "rename"]  # the last one after its target's directory was made
+    assert made[3:8] == fire, "the counts before the follow-up is moved"
+    assert made[-1] == "unlink"
+    mine.close()
+
+
+def test_only_one_process_fires_at_a_time(root: Path) -> None:
+    mine = broker(root)
+    held = last_held(mine)
+    with open(root / "jobs" / "fan-ins" / NAME, "rb") as other, patch("framework.engine.spool.fan_ins.ends.WAIT", 0.01):
+        fcntl.flock(other, fcntl.LOCK_EX)
+        ack(mine, [held])
+        assert claim(mine, "plain") == []
+    mine.maintain()
+    assert [lease.job.id for lease in claim(mine, "plain")] == [NAME]
+    mine.close()
+
+
 def test_an_end_that_cannot_be_written_keeps_the_lease(root: Path) -> None:
     seam = Seam()
     mine = broker(root, calls=seam)
@@ -243,10 +284,11 @@ def test_what_else_lies_there_is_left_alone(root: Path) -> None:
     mine = broker(root)
     held = last_held(mine)
     (root / "jobs" / "fan-ins" / "notes.txt").write_text("mine")
-    (root / "jobs" / "fan-ins" / ("cd" * 16)).symlink_to("/etc/passwd")
+    (root / "jobs" / "fan-ins" / ("cd" * 16)).symlink_to(root / "jobs" / "fan-ins" / "notes.txt")
     ack(mine, [held])
     pass_time(mine, 10 * 86_400)
     mine.maintain()
+    assert mine.stuck() == {}
     assert (root / "jobs" / "fan-ins" / "notes.txt").read_text() == "mine"
     assert [lease.job.id for lease in claim(mine, "plain")] == [NAME]
     mine.close()
