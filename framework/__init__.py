@@ -14,6 +14,7 @@ from framework.model.errors import (
     SettingsError,
     WorkerError,
 )
+from framework.model.fan_in import Ended
 from framework.model.handling import Context, Running
 from framework.model.job import Failure, JobId, Logger
 from framework.model.limits import Breaker
@@ -43,6 +44,7 @@ __all__ = [
     "DeclarationError",
     "Discard",
     "Duplicate",
+    "Ended",
     "EngineError",
     "EnqueueError",
     "EnqueueFailed",

@@ -11,6 +11,7 @@ stays as it was read, so nothing is lost when a job is written again.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields
 from functools import lru_cache
@@ -46,6 +47,8 @@ class Extras:
         timeout: seconds for each of its attempts. retry: numbers of its retry policy, by name.
         fingerprint: a hash of the JSON schema of the payload type. version: the version of the enqueueing service.
         saved: the checkpoint that an attempt of the job has saved last, as JSON.
+        fan_in: of which fan-in the job is a member, and its number there. ended: of a follow-up: how many members ended
+            in which way; see `framework/model/fan_in.py`.
         other: fields that this version does not know.
         ignored: names of fields whose stored values were ignored.
     """
@@ -61,6 +64,8 @@ class Extras:
     fingerprint: str | None = None
     version: str | None = None
     saved: str | None = None
+    fan_in: str | None = None
+    ended: Mapping[str, int] | None = None
     other: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = field(default=(), compare=False)
     _text: str = field(default="", init=False, compare=False, repr=False)
@@ -144,6 +149,14 @@ def _is_json(value: Any) -> bool:
         return False
 
 
+def _are_counts(value: Any) -> bool:
+    """Return whether the value is a dict of a few names and how many."""
+    if type(value) is not dict or len(value) > _MOST_NUMBERS:
+        return False
+    return all(_is_text(name, 100) and type(one) is int and 0 <= one < 10**12 for name, one in value.items())
+
+
+_MEMBER = re.compile(r"[0-9a-f]{32}/[0-9]{1,9}").fullmatch
 _KEY = May(lambda value: _is_text(value, LONGEST_KEY), f"text of 1 to {LONGEST_KEY} characters")
 _WORD = May(lambda value: _is_text(value, 100), "text of 1 to 100 characters")
 
@@ -162,6 +175,8 @@ FIELDS: Mapping[str, May] = {
     "fingerprint": _WORD,
     "version": _WORD,
     "saved": May(_is_json, f"JSON of 1 to {MOST_SAVED} characters"),
+    "fan_in": May(lambda value: type(value) is str and _MEMBER(value) is not None, "an id of 32 hex digits/a number"),
+    "ended": May(_are_counts, f"at most {_MOST_NUMBERS} counts by name"),
 }
 _DEFAULTS: Mapping[str, Any] = {one.name: one.default for one in fields(Extras)}
 

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from framework.model.extras import MOST_SAVED
+from framework.model.fan_in import HOWS, Ended
 
 if TYPE_CHECKING:
     from framework.model.attempt import Attempt, Completing, Transaction
@@ -139,6 +140,7 @@ class Context:
     _attempt: Attempt | None = field(default=None, repr=False)
     _host: Host | None = field(default=None, repr=False)
     _saved: ClassVar[str | None] = None  # what this attempt has saved; set on the instance
+    _ended: ClassVar[Ended | None] = None  # set on the instance by a test
 
     @property
     def remaining(self) -> float | None:
@@ -150,6 +152,15 @@ class Context:
         """Return the headers that the job was enqueued with, without the framework's own."""
         lease = self._lease
         return {} if lease is None else lease.job.own_headers
+
+    @property
+    def ended(self) -> Ended | None:
+        """Return how the members of the fan-in have ended whose follow-up this job is; None: it follows none."""
+        lease = self._lease
+        if self._ended is not None:
+            return self._ended
+        counts = None if lease is None else lease.job.extras.ended
+        return None if counts is None else Ended(**{name: one for name, one in counts.items() if name in HOWS})
 
     @property
     def should_stop(self) -> bool:

@@ -31,6 +31,7 @@ from framework.model.options import QueueOptions
 from framework.service.cancelling import cancel
 from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks_large
 from framework.service.grouping import Line
+from framework.service.grouping.fan_in import FollowUp, Members, gathering
 from framework.service.grouping.tickets import LoopTicket
 from framework.service.queues import DeadLetter, Queue
 from framework.service.request import (
@@ -164,13 +165,32 @@ class Producer:
 
     def enqueue_batch(self, asked: Requests) -> list[JobId]:
         """Store jobs in batches and return their ids. An error's `enqueued` lists the jobs stored before it."""
+        return self._stored(asked) if asked.then is None else self._gathered(asked, asked.then)
+
+    def _gathered(self, asked: Requests, then: FollowUp[Any]) -> list[JobId]:
+        """Store the jobs as members of a fan-in; the spans of their enqueues are within that of the follow-up's."""
+        self._open(asked.queue)
+        job, headers = self._made(then.request)
+        stored: list[JobId] = []
+        with _listing(stored), self._sending.one(job.queue, job.id, len(job.payload)) as carried:
+            headers.update(carried)
+            with gathering(self._engine, asked.queue.name, job) as numbering:
+                try:
+                    stored += self._stored(asked, numbering)
+                except EnqueueError as error:  # the span counts follow-ups alone
+                    stored += map(JobId, error.enqueued)
+                    error.enqueued = ()
+                    raise
+        return Members(stored, job.id)
+
+    def _stored(self, asked: Requests, as_members: Callable[[list[Job]], list[Job]] = list) -> list[JobId]:
         connection, stored = asked.connection, list[JobId]()
         store = self._store if connection is None else partial(self._transactional().enqueue_within, connection)
         waits = pauses(asked.block)
         with _listing(stored):
             for encoded in self._encoded(asked):
                 with self._batch(asked, encoded) as jobs:
-                    stored += (new := self._room.put(store, jobs, waits))
+                    stored += (new := self._room.put(store, as_members(jobs), waits))
                 tell_of_duplicates(asked.queue, new, asked.on_conflict)
         return stored
 

@@ -21,6 +21,7 @@ from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, par
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
 from framework.service.groups import checked_group
+from framework.service.grouping.fan_in import FollowUp, Members, checked_then
 from framework.service.marking import Marking
 from framework.service.request import JobOptions, Request, Requests
 from framework.service.room import checked_block
@@ -270,6 +271,11 @@ class Queue(_Declared, Upgradable, Marking[P]):
     ) -> list[str]: ...  # fmt: skip
     @overload
     def enqueue_many(
+        self, payloads: Iterable[P], /, *, then: FollowUp[Any], delay: Seconds = 0, block: Seconds = 0,
+        **own: Unpack[JobOptions],
+    ) -> Members: ...  # fmt: skip
+    @overload
+    def enqueue_many(
         self, *, jobs: Iterable[tuple[P, str]], delay: Seconds = 0, on_conflict: OnConflict = "keep",
         connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
     ) -> list[JobId]: ...  # fmt: skip
@@ -283,6 +289,9 @@ class Queue(_Declared, Upgradable, Marking[P]):
         Args:
             payloads: one for each job. jobs: instead of them, pairs of payload and job id, as in `enqueue`.
             on_conflict: as in `enqueue`. Duplicate is raised once the others of the same part, up to 1,024, are queued.
+            then: a job of another queue, made by its `with_payload`: it is enqueued once, when all of these jobs have
+                ended in whatever way. The answer has its id as `follow_up`. After an error it is never enqueued, except
+                after EnqueueUncertain.
         """
         return self.sender().enqueue_batch(self._many(*payloads, **options))
 
@@ -291,6 +300,11 @@ class Queue(_Declared, Upgradable, Marking[P]):
         self, payloads: Iterable[P], /, *, delay: Seconds = 0, on_conflict: OnConflict = "keep",
         connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
     ) -> list[str]: ...  # fmt: skip
+    @overload
+    async def aenqueue_many(
+        self, payloads: Iterable[P], /, *, then: FollowUp[Any], delay: Seconds = 0, block: Seconds = 0,
+        **own: Unpack[JobOptions],
+    ) -> Members: ...  # fmt: skip
     @overload
     async def aenqueue_many(
         self, *, jobs: Iterable[tuple[P, str]], delay: Seconds = 0, on_conflict: OnConflict = "keep",
@@ -302,14 +316,20 @@ class Queue(_Declared, Upgradable, Marking[P]):
 
     def _many(
         self, payloads: Iterable[Any] | None = None, /, *, jobs: Iterable[Any] | None = None, delay: Seconds = 0,
-        on_conflict: str = "keep", connection: object | None = None, block: Seconds = 0, **own: Unpack[JobOptions],
+        on_conflict: str = "keep", connection: object | None = None, block: Seconds = 0, then: object | None = None,
+        **own: Unpack[JobOptions],
     ) -> Requests:  # fmt: skip
         """Return the arguments of an `enqueue_many`. Raises InvalidArgument, TypeError."""
         given = payloads if jobs is None else jobs
         if given is None or (payloads is not None and jobs is not None):
             raise InvalidArgument("enqueue_many takes either payloads or jobs=[(payload, job_id), ...]")
         wait = checked_block(block, connection)
-        return Requests(self, given, jobs is not None, seconds(delay), on_conflict, connection, own, wait)
+        follow_up = checked_then(then, self, paired=jobs is not None, connection=connection)
+        return Requests(self, given, jobs is not None, seconds(delay), on_conflict, connection, own, wait, follow_up)
+
+    def with_payload(self, payload: P, /, **own: Unpack[JobOptions]) -> FollowUp[P]:
+        """Return a job of this queue for `then=` of another queue's `enqueue_many`; `own` are options of this job."""
+        return FollowUp(self, payload, own)
 
     def cancel(self, job_id: str, /) -> CancelAnswer:
         """Cancel a job of this queue, and return what becomes of it. Repeating it is harmless.

@@ -16,6 +16,7 @@ from framework.model.job import FRAMEWORK_HEADERS
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 if TYPE_CHECKING:
+    from framework.service.grouping.fan_in import FollowUp
     from framework.service.queues import Queue
 
 MAX_ID_LENGTH = 255
@@ -64,6 +65,7 @@ class Requests:
 
     Attributes:
         jobs: payloads, or pairs of payload and id. paired: they are pairs.
+        then: the job that follows once all of them have ended.
     """
 
     queue: Queue[Any]
@@ -74,6 +76,7 @@ class Requests:
     connection: object | None
     own: JobOptions
     block: float = 0.0
+    then: FollowUp[Any] | None = None
 
     def each(self) -> Iterator[tuple[Any, Any]]:
         """Yield each payload with the id that belongs to it, or None. Raises InvalidArgument."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from framework.model.attempt import SilentLogger
+from framework.model.fan_in import Ended
 from framework.model.handling import Context
 from framework.service.app import Slot, WorkerApp
 from framework.testing.memory import Harness
@@ -48,6 +49,7 @@ def context(
     scheduled_for: datetime | None = None,
     stopping: bool = False,
     saved: Any = None,
+    ended: Ended | None = None,
 ) -> Context:
     """Return a context with which a test calls a handler directly, as a method.
 
@@ -55,6 +57,7 @@ def context(
         timeout: seconds that `remaining` counts down; None = no timeout.
         stopping: the value of `should_stop`.
         saved: what an earlier attempt has saved; afterwards `saved` of the context has what the handler saved last.
+        ended: how the members of a fan-in have ended, for the handler of its follow-up.
     """
     made = Context(
         job_id="job",
@@ -67,5 +70,6 @@ def context(
         _deadline=None if timeout is None else time.monotonic() + timeout,
         _stopping=lambda _: stopping,
     )
+    object.__setattr__(made, "_ended", ended)
     made.save(saved)  # it belongs to no job: this only sets `saved`
     return made

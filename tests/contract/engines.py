@@ -66,6 +66,10 @@ class Engine:
         """The others take this owner for dead, and it lives. False: on this engine that cannot be."""
         return False
 
+    def lose(self, broker: Owner, job_id: str) -> bool:
+        """A job of the queue jobs vanishes, as by hand. False: on this engine that cannot be."""
+        return False
+
     def now(self) -> float:
         """Wall clock of the engine, seconds since the epoch."""
         raise NotImplementedError
@@ -175,6 +179,11 @@ class SpoolEngine(Engine):
         finally:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def lose(self, broker: Owner, job_id: str) -> bool:
+        view: Any = broker.find("jobs", job_id, "ready")
+        (self._root / view.stored.path).unlink()
+        return True
+
     def now(self) -> float:
         return time.time() + self._ahead
 
@@ -219,6 +228,10 @@ class PostgresEngine(SpoolEngine):
     def _set_clock(self, broker: Any) -> None:
         """It is the server's."""
 
+    def lose(self, broker: Owner, job_id: str) -> bool:
+        postgres.shared().execute(f"delete from worker.job where id = '{job_id}'")
+        return True
+
     def silence(self, owner: str) -> bool:
         (self._local / "owners" / owner).unlink()
         return True
@@ -234,6 +247,9 @@ class SegmentEngine(SpoolEngine):
         broker = super()._birth(*queues)
         in_segments(broker)  # type: ignore[arg-type]
         return broker
+
+    def lose(self, broker: Owner, job_id: str) -> bool:
+        return False  # not one job of a segment alone
 
 
 ENGINES: dict[str, Callable[[Path], Engine]] = {

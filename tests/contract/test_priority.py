@@ -37,6 +37,7 @@ EVERYTHING: dict[str, Any] = {
     "priority": 0, "unique_key": "user-1 \u2603", "unique_scope": "done", "group": "tenant/7", "schedule": "nightly",
     "tick": 1_700_000_000.5, "timeout": 2.5, "retry": {"max_retries": 3, "first_delay": 0.5, "jitter": True},
     "fingerprint": "0123456789ab", "version": "1.2.3", "saved": '{"page":7}',
+    "fan_in": f"{'0a' * 16}/41", "ended": {"succeeded": 3, "dead": 1},
 }  # fmt: skip
 
 

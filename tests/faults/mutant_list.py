@@ -27,6 +27,7 @@ MODEL, GROUP = "spool/test_disk_model.py", "spool/test_group_commit.py"
 REPLACED = "spool/test_replaced.py"
 TIMES, BACKUPS, PROMOTE = "spool/test_directory_times.py", "spool/test_id_backups.py", "spool/test_promote.py"
 TOGETHER, KEYS = "spool/test_together.py", "spool/test_keys.py"
+FAN_INS = "spool/test_fan_in.py"
 LINKS = "unit/test_planted_links.py"
 _NOFOLLOW = "os.O_NOFOLLOW | os.O_NONBLOCK"
 
@@ -61,6 +62,20 @@ FSYNCS = (
     in_spool("fsync of a waiting job that is cancelled", "cancel.py", "Cancel._set_aside", "cancelling.sync(self._disk, self._queue, stored.path)", "pass", MODEL),
     in_spool("a pause keeps workers from claiming", "listing.py", "Listing._refresh", "if self._buckets.paused:\n    self._names, self._at, self._due = [], 0, 0.0\n    return", "pass", "contract/test_pausing.py"),
     in_spool("what starves gets its turns", "starving.py", "Starving.turn", "return at if since <= now - self._after else start", "return start", "contract/test_priority.py"),
+    Mutant("fsync of a fan-in's files", "engine/spool/fan_ins/verbs.py", (Change("SpoolFanIns.begin", "disk.write_new(where + record.NEW, data, sync=True)", "disk.write_new(where + record.NEW, data, sync=False)"),), FAN_INS),
+    Mutant("fsync of their names", "engine/spool/fan_ins/verbs.py", (Change("SpoolFanIns.begin", "disk.sync_dir(record.directory(here))", "pass"),), FAN_INS),
+    Mutant("fsync of room for members", "engine/spool/fan_ins/record.py", (Change("Record.grow", "self._disk.sync(self.fd)", "pass"),), FAN_INS),
+    Mutant("fsync of a seal", "engine/spool/fan_ins/record.py", (Change("Record.seal", "self._disk.sync(self.fd)", "pass"),), FAN_INS),
+    Mutant("fdatasync of an end", "engine/spool/fan_ins/record.py", (Change("Record.end", "self._disk.calls.fdatasync(self.fd)", "pass"),), FAN_INS),
+    Mutant("fsync of a follow-up with its counts", "engine/spool/fan_ins/ends.py", (Change("Ends._fire", "sync=True", "sync=False"),), FAN_INS),
+    Mutant("a follow-up has its counts before it is moved", "engine/spool/fan_ins/ends.py", (Change("Ends._fire", "disk.sync_dir(record.directory(queue))", "pass"),), FAN_INS),
+    Mutant("O_NOFOLLOW of a record of a fan-in", "engine/spool/fan_ins/record.py", (Change("", "os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_NONBLOCK"),), FAN_INS),
+    Mutant("the lock of a fan-in", "engine/spool/fan_ins/record.py", (Change("Record.lock", "flocks.take_within(self._disk.calls, self.fd, wait)", "True"),), FAN_INS),
+    Mutant("an end is written before its job goes", "engine/spool/claim/settle.py", (Change("Settle._end_members", "wrong = dict(self._spool.ends.note(ends))", "wrong: dict[Member, OSError] = {}"),), "contract/test_fan_in.py"),
+    Mutant("the first end of a member counts", "engine/spool/fan_ins/record.py", (Change("Record.end", 'if number < size and self._disk.calls.pread(self.fd, 1, BEGIN + number) == b"\\0":', "if number < size:"),), "contract/test_fan_in.py"),
+    Mutant("a follow-up is only moved where it is", "engine/spool/fan_ins/ends.py", (Change("Ends.fire_if_ended", "if members == record.OPEN:\n    return False", "if False:\n    return False"),), "contract/test_fan_in.py spool/test_fan_in.py"),
+    Mutant("maintenance fires what was left", "engine/spool/fan_ins/upkeep.py", (Change("FanInUpkeep._one", "if self._ends.fire_if_ended(self._queue, name):\n    return", "if False:\n    return"),), "spool/test_fan_in.py"),
+    Mutant("a member is missed more than once", "engine/spool/fan_ins/upkeep.py", (Change("FanInUpkeep._look_for_members", "waits.discard(one)", "pass"),), "spool/test_fan_in.py"),
     in_spool("fsync of a checkpoint", "checkpoints.py", "write", "disk.sync(fd)", "pass", MODEL),
     in_spool("fsync before the rename", "enqueue.py", "Enqueue._put_files", "self._make_durable(files)", "pass", ENQUEUE),
 )  # fmt: skip
@@ -194,7 +209,7 @@ PROTOCOL = (
     in_spool("the size limit is on the body", "enqueue.py", "Enqueue._fits", "return len(job.payload) <= self._queue", "return len(job_file.encode(job)) <= self._queue", ENQUEUE, "history would push a 1 MiB job into bad/"),
     in_spool("only due minutes are listed", "promote.py", "Promote._look", "if minute > names.minute_of(now):", "if False:", "spool/test_maintain.py", "500,000 entries in one directory: 0.3-0.6 s a tick"),
     in_spool("a bell that was removed is hung up again", "notifier.py", "Notifier._open", "elif found.st_nlink == 0:", "elif False:", REPLACED),
-    Mutant("a producer opens anew what is at its path", "engine/spool/engine.py", (Change("SpoolEngine._in_place", "if spool.is_in_place():", "if True:"),), REPLACED),
+    Mutant("a producer opens anew what is at its path", "engine/spool/engine.py", (Change("SpoolEngine.in_place", "if spool.is_in_place():", "if True:"),), REPLACED),
     in_spool("what is claimed is settled where it is", "store.py", "Spool.is_in_place", "or any(part.claims for part in self._parts.values())", "", REPLACED),
     in_spool("what was removed is made anew", "maintain.py", "Maintain._restore_directories", "if not layout.is_complete(self._disk, self._queue):", "if False:", REPLACED),
     in_spool("directories above are made anew", "disk.py", "Disk.mkdir", "if not above:\n    raise", "if True:\n    raise", REPLACED),

@@ -331,6 +331,23 @@ def test_each_job_of_a_batch_carries_it(world: World, batch: int) -> None:
     assert {span.trace_state for span in receiver.spans()} == {"vendor=1,other=x"}
 
 
+def test_one_trace_has_the_members_of_a_fan_in_and_what_follows_them(world: World) -> None:
+    """The `send` span of the follow-up is around the enqueue of its members, and is the parent of its run."""
+    with Relay.jobs.connected(world.producer):
+        made = Relay.jobs.enqueue_many(["a", "b"], then=Relay.jobs.with_payload("all"))
+    assert [world.run()[0].job.id for _ in range(3)] == [*made, made.follow_up]
+    receiver = world.send()
+    spans = {span.span_id: span for span in receiver.spans()}
+    assert len({span.trace_id for span in spans.values()}) == 1
+    *runs, last = sorted(receiver.spans("process jobs"), key=lambda span: span.start)
+    around = spans[last.parent_id]
+    assert (around.name, around.attributes["messaging.message.id"]) == ("send jobs", made.follow_up)
+    assert [link.span_id for link in last.links] == [around.span_id]
+    created = [spans[span.parent_id] for span in runs]
+    assert [(span.name, span.parent_id) for span in created] == [("create jobs", around.span_id)] * 2
+    assert receiver.value("messaging.client.sent.messages") == 3
+
+
 async def test_jobs_that_run_at_once_see_each_their_own(
     tmp_path: Path, way: str, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

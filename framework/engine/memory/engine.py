@@ -17,11 +17,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from framework.engine import url_options as options
+from framework.engine.memory.fan_ins import MemoryFanIns
 from framework.engine.memory.inspection import MemoryInspection
 from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
 from framework.engine.port import NO_JOBS, Features, QueueStats, Rescued, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
 from framework.model.extras import with_saved
+from framework.model.fan_in import ENDS
 from framework.model.job import Job, JobId, Lease
 from framework.model.limits import Throttle
 from framework.model.options import QueueSpec
@@ -71,6 +73,7 @@ class MemoryEngine(MemoryInspection):
         # between a check and a wait would be lost; SimpleQueue.put is reentrant, and its items stay.
         self._notifier: SimpleQueue[bool] = SimpleQueue()
         self._own: TemporaryDirectory[str] | None = None
+        self.fan_ins = MemoryFanIns(store, clock)
 
     @property
     def local_dir(self) -> Path:
@@ -192,6 +195,7 @@ class MemoryEngine(MemoryInspection):
         match outcome.kind:
             case Kind.SUCCEEDED | Kind.DISCARDED:
                 store.remove(row)
+                store.fans.end(row.job.extras, ENDS[outcome.kind], now)
             case kind if row.cancelled or kind is Kind.CANCELLED:
                 store.set_aside(row, now=now)
             case Kind.RELEASED:

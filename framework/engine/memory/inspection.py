@@ -82,12 +82,16 @@ class MemoryInspection:
             if row is None:
                 return False
             self.store.remove(row)
+            self.store.fans.end(row.job.extras, "discarded", self._clock())
+            self.store.notify()
             return True
 
     def cancel(self, view: JobView) -> Cancelled:
         """Move the job to state cancelled, or set its flag."""
         with self.store.lock:
-            return self.store.cancel(view, now=self._clock())
+            done = self.store.cancel(view, now=self._clock())
+            self.store.notify()  # of a follow-up
+            return done
 
     def pause(self, queue: str, by: str) -> bool:
         """Set the queue's flag."""

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 
 from framework.engine.declarations import Declaration
 from framework.engine.memory.lanes import Lanes
+from framework.engine.memory.fan_ins import Fans
 from framework.engine.port import CANCELLED_KEPT, STARVING_TURN, Cancelled, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
@@ -188,6 +189,7 @@ class MemoryStore:
         self.pauses: dict[str, Pause] = {}  # the latest of each queue
         self.throttles: dict[str, Throttle] = {}  # of queues with a rate or a breaker
         self._handlers: dict[str, set[str]] = {}  # dead-letter queue -> services that handle it
+        self.fans = Fans(self)
 
     def kill(self, incarnation: str) -> None:
         """Kill an owner at once: its claims become abandoned leases, run records included."""
@@ -302,6 +304,7 @@ class MemoryStore:
         """Move a row to state cancelled, and free its id."""
         self._free_id(row)
         self.move(row, "cancelled", now=now)
+        self.fans.end(row.job.extras, "cancelled", now)
 
     def cancel(self, view: JobView, *, now: float) -> Cancelled:
         """Cancel the job of a view, in any state."""
@@ -325,6 +328,7 @@ class MemoryStore:
         else:
             row.eligible_at = now
             self.move(row, "ready", now=now, queue=target)
+        self.fans.end(row.job.extras, "dead", now)
 
     def expire(self, row: Row, now: float) -> None:
         message = f"expired: not done {row.job.ttl:g} s after it could first have run"
@@ -390,6 +394,7 @@ class MemoryStore:
         return None
 
     def maintain(self, now: float) -> None:
+        self.fans.give_up(now)
         for shelf in self._shelves.values():
             shelf.promote(now)
             for row in list(shelf.rows.values()):

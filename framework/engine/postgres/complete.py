@@ -50,6 +50,7 @@ class Completions:
     def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
         self._query = f"select {engine.schema}.complete_1({{}})"
+        self._query_of_member = f"select {engine.schema}.complete_2({{}})"
         self._begun: dict[Key, bool] = {}  # whether the transaction is known to have committed
         self._idle: list[_Connection] = []
         self._async_idle: list[_AsyncConnection] = []
@@ -59,7 +60,7 @@ class Completions:
     def complete(self, lease: Lease, connection: object) -> None:
         """Delete the job's row, or archive the dead letter, within the caller's transaction."""
         try:
-            [answer] = within.rows(connection, self._query, self._begin(lease), "acomplete")
+            [answer] = within.rows(connection, self._query_for(lease), self._begin(lease), "acomplete")
         except InvalidPayload as error:
             raise EngineError(f"not completed: {error}") from None
         self._check(lease, answer)
@@ -67,18 +68,21 @@ class Completions:
     async def acomplete(self, lease: Lease, connection: object) -> None:
         """Complete as `complete` does, on an asynchronous connection."""
         try:
-            [answer] = await within.arows(connection, self._query, self._begin(lease), "complete")
+            [answer] = await within.arows(connection, self._query_for(lease), self._begin(lease), "complete")
         except InvalidPayload as error:
             raise EngineError(f"not completed: {error}") from None
         if answer != "done":
             await asyncio.to_thread(self._check, lease, answer)
+
+    def _query_for(self, lease: Lease) -> str:
+        return self._query if lease.job.extras.fan_in is None else self._query_of_member
 
     def _begin(self, lease: Lease) -> str:
         self._begun[lease.token] = False
         queue, place, delivery = lease.token
         return json.dumps({
             "owner": self._engine.incarnation, "queue": queue, "place": place, "delivery": delivery,
-            "archive": lease.is_dead_letter, "attempt": lease.attempt - 1,
+            "archive": lease.is_dead_letter, "attempt": lease.attempt - 1, "member": lease.job.extras.fan_in,
         })  # fmt: skip
 
     def _check(self, lease: Lease, answer: str) -> None:

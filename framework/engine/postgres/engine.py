@@ -17,7 +17,7 @@ from framework.engine.port import Cancelled, Features, JobView, Pause, QueueStat
 from framework.engine.postgres import schema, within
 from framework.engine.postgres.claims import POLL, Claims
 from framework.engine.postgres.complete import CompletingTransaction, Completions
-from framework.engine.postgres.enqueue import Store
+from framework.engine.postgres.enqueue import PostgresFanIns, Store
 from framework.engine.postgres.inspect import DeclaringEngine, Inspection
 from framework.engine.postgres.link import TAKEN_FOR_DEAD, Failed, Link, Place
 from framework.engine.postgres.owner import LocalLife
@@ -52,6 +52,7 @@ class PostgresEngine(DeclaringEngine):
         self._names: dict[int, str] = {}
         self._sending = Link(place)
         self.store = Store(self._sending, self.find_queue)
+        self.fan_ins = PostgresFanIns(self.store, self._sending, self.find_queue)
         self.upkeep = Upkeep(self)
         self._inspection = Inspection(self)
         self.era: int | None = None  # None: this owner is not registered on the current connection

@@ -23,6 +23,7 @@ from framework.model.errors import (
     PayloadTooLarge,
     QueueFull,
 )
+from framework.model.fan_in import HOWS, NAME, Ended, FanIn
 from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
 
@@ -244,6 +245,63 @@ class Store:
         names = dict(zip(STORED, stored(job, number, 0.0), strict=True))
         names |= {name: b64encode(names[name]).decode() for name in ("uid", "payload")}
         return names | {"id": write_id(job.id), "priority": offset_of(job)} | key_of(job)
+
+
+class PostgresFanIns:
+    """The `FanIns` of `framework.engine.fan_in`, on the connection for enqueues.
+
+    A member ends in the transaction that settles its job, and the last one stores the follow-up in it.
+    """
+
+    def __init__(self, store: Store, link: Link, find: Callable[[str], tuple[int, QueueOptions]]) -> None:
+        self._store = store
+        self._link = link
+        self._find = find
+
+    def begin(self, queue: str, follow_up: Job) -> None:
+        """Insert the row, with the follow-up as the document for its enqueue."""
+        number, most = self._find(queue)[0], self._find(follow_up.queue)[1].max_payload_bytes
+        if len(follow_up.payload) > most:
+            raise PayloadTooLarge(f"queue {follow_up.queue!r} takes payloads of {most} bytes")
+        self._rows(
+            "insert into {schema}.fan_in (name, of_queue, touched, follow_up) values (%s, %s, {schema}.clock(), %s) "
+            "on conflict do nothing",
+            [_checked(follow_up.id), number, self._store.document([follow_up])],
+        )
+
+    def grow(self, queue: str, name: str, members: int) -> bool:
+        """Insert a row for each new member."""
+        return bool(self._rows("select {schema}.grow_fan_in_1(%s, %s)", [name, members])[0][0])
+
+    def seal(self, queue: str, name: str, members: int) -> bool:
+        """Set the number of members; with the last end, or here, the follow-up is inserted."""
+        return bool(self._rows("select {schema}.seal_fan_in_1(%s, %s)", [name, members])[0][0])
+
+    def drop(self, queue: str, name: str) -> None:
+        """Delete the rows."""
+        self._rows(
+            "with gone as (delete from {schema}.fan_in where name = %s and members is null returning name) "
+            "delete from {schema}.member m using gone where m.fan_in = gone.name",
+            [name],
+        )
+
+    def look(self, queue: str, name: str) -> FanIn | None:
+        """Read the row."""
+        counts = ", ".join(HOWS)
+        rows = self._rows(f"select members, grown, {counts} from {{schema}}.fan_in where name = %s", [name])
+        if not rows:
+            return None
+        members, grown, *ends = rows[0]
+        return FanIn(grown if members is None else members, members is not None, Ended(*ends))
+
+    def _rows(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._link.rows(query.format(schema=f'"{self._link.place.schema}"'), values)
+
+
+def _checked(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r:.60} is no name of a fan-in")
+    return name
 
 
 def tell(link: Link, queues: Iterable[int], *, below: bool = True) -> None:

@@ -11,12 +11,14 @@ from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW, Failed
 from framework.engine.postgres.rows import Key, with_failure
 from framework.model.errors import EngineUnavailable, LeaseLost
+from framework.model.fan_in import ENDS
 from framework.model.job import Lease
 from framework.model.outcome import Kind, Outcome, Settlement
 
 if TYPE_CHECKING:
     from framework.engine.postgres.engine import PostgresEngine
 
+End = tuple[str | None, str | None]  # a member of a fan-in as the schema's functions take it, and how it ends; or Nones
 AGAIN = 1.0  # seconds in which a crash of the server may undo what it has committed asynchronously
 
 
@@ -25,7 +27,7 @@ class Settling:
 
     def __init__(self, engine: PostgresEngine) -> None:
         self._engine = engine
-        self._acked: deque[tuple[float, list[Key]]] = deque()
+        self._acked: deque[tuple[float, dict[Key, End]]] = deque()
         self._unsure: set[Key] = set()  # leases of calls whose answer was lost
 
     def settle(self, done: Sequence[Settlement]) -> None:
@@ -72,8 +74,9 @@ class Settling:
         keys, now = [one.lease.token for one in done], time.monotonic()
         while self._acked and self._acked[0][0] < now - AGAIN:
             self._acked.popleft()
-        self._acked.append((now, keys))
-        return self._keys("ack_1", keys)
+        ends = [end_of(one) for one in done]
+        self._acked.append((now, dict(zip(keys, ends, strict=True))))
+        return self._keys("ack_1", keys, ends)
 
     def _release(self, done: Sequence[Settlement]) -> set[int]:
         keys = [one.lease.token for one in done]
@@ -85,8 +88,14 @@ class Settling:
     def _set_aside(self, done: Sequence[Settlement]) -> set[int]:
         return {place for (place,) in self._rows("aside_1", [one.lease.token for one in done], ", null, true")}
 
-    def _keys(self, function: str, keys: Sequence[Key]) -> set[int]:
-        return {place for (place,) in self._rows(function, keys)} if keys else set()
+    def _keys(self, function: str, keys: Sequence[Key], ends: Sequence[End] = ()) -> set[int]:
+        """Settle leases by a function of the schema, and end what is a member among them; return their places."""
+        if not keys:
+            return set()
+        engine = self._engine
+        values = [engine.incarnation, *map(list, zip(*keys, strict=True))]
+        call = f"{function}(%s, %s::int[], %s::bigint[], %s::int[])"
+        return {place for (place,) in engine.link.rows(*settled(engine.schema, call, values, keys, ends))}
 
     def _rows(self, function: str, keys: Sequence[Key], more: str = "") -> list[tuple[Any, ...]]:
         """Return what a function of the schema answers about this owner's leases; `more`: its last arguments."""
@@ -110,11 +119,11 @@ class Settling:
         engine = self._engine
         moves = [self._moved(one.lease, one.outcome) for one in done]
         keys = [one.lease.token for one in done]
-        places = engine.link.rows(
-            f"select * from {engine.schema}.move_1(%s, %s::int[], %s::bigint[], %s::int[], %s::text[], %s::int[], "
-            "%s::float8[], %s::int[], %s::text[])",
-            [engine.incarnation, *map(list, zip(*keys, strict=True)), *map(list, zip(*moves, strict=True))],
+        call = (
+            "move_1(%s, %s::int[], %s::bigint[], %s::int[], %s::text[], %s::int[], %s::float8[], %s::int[], %s::text[])"
         )
+        values = [engine.incarnation, *map(list, zip(*keys, strict=True)), *map(list, zip(*moves, strict=True))]
+        places = engine.link.rows(*settled(engine.schema, call, values, keys, [end_of(one) for one in done]))
         ready = [(target, key) for key, (state, target, *_) in zip(keys, moves, strict=True) if state == "job"]
         engine.claims.lower([key for target, key in ready if target == key[0]])
         tell(engine.link, (target for target, _ in ready))
@@ -150,9 +159,10 @@ class Settling:
             [engine.incarnation],
             seconds=SLOW,
         )
-        acked = {key for _, keys in self._acked for key in keys}
+        acked = {key: end for _, ends in self._acked for key, end in ends.items()}
         unknown = [(key, rescued) for *numbers, rescued in rows if (key := tuple(numbers)) not in engine.claimed]
-        self._keys("ack_1", [key for key, _ in unknown if key in acked])
+        again = [key for key, _ in unknown if key in acked]
+        self._keys("ack_1", again, [acked[key] for key in again])
         self._keys("release_1", [key for key, rescued in unknown if key not in acked and not rescued])
         self._claim_again(engine.claimed.difference((queue, place, delivery) for queue, place, delivery, _ in rows))
         engine.lost_answer = engine.lost_answer or any(rescued and key not in acked for key, rescued in unknown)
@@ -167,3 +177,26 @@ class Settling:
                 "and j.place = u.place and j.owner is null and j.delivery = u.delivery - 1",
                 [engine.incarnation, *map(list, zip(*keys, strict=True))],
             )
+
+
+def end_of(one: Settlement) -> End:
+    """Return the member that a settlement ends, as the functions of the schema take it, and how; Nones: it ends none.
+
+    A job that was cancelled meanwhile is not ended here, but by a trigger of the schema.
+    """
+    member, how = one.lease.job.extras.fan_in, ENDS.get(one.outcome.kind)
+    return (None, None) if member is None or how is None else (member, how)
+
+
+def settled(
+    schema: str, call: str, values: Sequence[Any], keys: Sequence[Key], ends: Sequence[End]
+) -> tuple[str, Sequence[Any]]:
+    """Return the statement for a call that settles leases and answers their places, and what it takes.
+
+    Where some of them are members of fan-ins, it ends those in the same transaction, if they are among these places.
+    """
+    if not any(member for member, _ in ends):
+        return f"select {schema}.{call}", values
+    members = [[place for _, place, _ in keys], *map(list, zip(*ends, strict=True))]
+    query = f"select {schema}.settled_1(array(select {schema}.{call}), %s::bigint[], %s::text[], %s::text[])"
+    return query, [*values, *members]

@@ -11,6 +11,7 @@ from framework.engine.postgres.enqueue import tell
 from framework.engine.postgres.link import SLOW
 from framework.engine.postgres.owner import BEAT, PATIENCE
 from framework.engine.postgres.rows import COLUMNS, Row
+from framework.model.fan_in import GIVEN_UP, MEND_AFTER
 from framework.model.job import Failure, Lease, RunRecord
 from framework.model.outcome import Kind, Outcome, Settlement
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 AT_ONCE = 500  # rows in one statement
 CANCELLED_EVERY = 5.0  # seconds between two deletions of cancelled jobs whose time is over
 FORGET_EVERY = 10.0  # seconds between two looks for unique keys that no job holds
+MEND_EVERY = 10.0  # seconds between two looks at fan-ins
 LEFT_OVER = 300.0  # seconds between two rescues of a dead owner with jobs of other services: each reads a whole table
 
 
@@ -31,7 +33,7 @@ class Upkeep:
         self._schema = engine.schema
         self.expired: Counter[str] = Counter()
         self._left_over: dict[str, float] = {}
-        self._beat_at = self._delete_at = self._cancelled_at = self._forget_at = 0.0
+        self._beat_at = self._delete_at = self._cancelled_at = self._forget_at = self._mend_at = 0.0
 
     def _dead(self) -> dict[str, bool]:
         """Return the dead owners and whether each was on another machine.
@@ -109,7 +111,7 @@ class Upkeep:
         self._beat()
         done = False
         while not done:
-            done = self._promote() & self._expire() & self._delete() & self._forget_keys()
+            done = self._promote() & self._expire() & self._delete() & self._forget_keys() & self._mend_fan_ins()
             if time.monotonic() >= end:
                 break
         return done
@@ -204,12 +206,23 @@ class Upkeep:
         self._forget_at = began + max(FORGET_EVERY, 20 * (time.monotonic() - began))
         return True
 
+    def _mend_fan_ins(self) -> bool:
+        """Do for fan-ins what no settlement does. Return True: nothing is left to do now."""
+        began = time.monotonic()
+        if began >= self._mend_at:
+            query = f"select {self._schema}.mend_fan_ins_1(%s, %s)"
+            self._engine.link.rows(query, [GIVEN_UP, MEND_AFTER], seconds=SLOW)
+            self._mend_at = began + max(MEND_EVERY, 20 * (time.monotonic() - began))
+        return True
+
     def drop(self, table: str, condition: str, values: list[object]) -> int:
         """Delete rows for ever, free their ids, and return how many rows there were."""
         rows = self._engine.link.rows(
-            f"with gone as (delete from {self._schema}.{table} where {condition} returning home, id, chosen), "
+            f"with gone as (delete from {self._schema}.{table} where {condition} returning home, id, chosen, extras), "
+            f"ended as (select {self._schema}.end_1(array_agg({self._schema}.member_1(extras)), "
+            "array_agg('discarded'::text)) from gone where extras like '%%\"fan_in\":\"%%'), "
             f"freed as (delete from {self._schema}.ids i using gone where gone.chosen and i.queue = gone.home "
-            "and i.id = gone.id) select count(*) from gone",
+            "and i.id = gone.id) select (select count(*) from gone), (select count(*) from ended)",
             values,
             seconds=SLOW,
         )

@@ -19,6 +19,7 @@ from framework.engine.flocks import FileLock
 from framework.engine.port import NO_JOBS, Features, QueueStats, Rescued, Tick
 from framework.engine.spool.claim.life import Token
 from framework.engine.spool.claim.listing import FEW
+from framework.engine.spool.fan_ins.verbs import SpoolFanIns
 from framework.engine.spool.format import checkpoints
 from framework.engine.spool.inspection import Inspection
 from framework.engine.spool.segments import copies
@@ -104,6 +105,7 @@ class SpoolEngine(Inspection):
         self._rounds = Rounds()
         self._try_locks_at = 0.0
         self.root = spool.root
+        self.fan_ins = SpoolFanIns(self)
         self._reopening = threading.Lock()
         self._roles: dict[str, FileLock] = {}
         flocks.in_child(self)
@@ -140,7 +142,7 @@ class SpoolEngine(Inspection):
         A producer whose directory was moved or removed opens the root again.
         """
         try:
-            spool = self._in_place()
+            spool = self.in_place()
         except EngineError as error:
             raise EnqueueFailed(f"not queued: {error}") from error
         done: list[JobId] = []
@@ -157,7 +159,8 @@ class SpoolEngine(Inspection):
             at = end
         return done
 
-    def _in_place(self) -> Spool:
+    def in_place(self) -> Spool:
+        """Return the open spool, opened anew where its directory was moved or removed. Raises EngineError."""
         spool = self._spool
         if spool.is_in_place():
             return spool

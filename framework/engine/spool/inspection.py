@@ -112,7 +112,11 @@ class Inspection:
 
     def discard(self, view: JobView) -> bool:
         """Unlink an unclaimed job."""
-        return view.state != "in_flight" and not view.newer and self._act(view, self._browse().discard)
+        done = view.state != "in_flight" and not view.newer and self._act(view, self._browse().discard)
+        if done:
+            with self._failing(f"job {view.job.id!r}"):
+                self._spool.ends.end(view.job.queue, view.job.extras, "discarded")
+        return done
 
     def cancel(self, view: JobView) -> Cancelled:
         """Move the job's file out of its queue, or mark the job for its worker."""

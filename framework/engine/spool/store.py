@@ -28,6 +28,8 @@ from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue.enqueue import Enqueue
 from framework.engine.spool.enqueue.ticks import Ticks
+from framework.engine.spool.fan_ins.ends import Ends
+from framework.engine.spool.fan_ins.upkeep import FanInUpkeep
 from framework.engine.spool.segments.open import Segments
 from framework.engine.spool.upkeep.browse import Browse
 from framework.engine.spool.upkeep.cancel import Cancel
@@ -72,6 +74,7 @@ class Parts:
         self.maintain = Maintain(
             disk, queue, here, self.promote, self.counts, self.claim, self.setbacks, counts, self.segments,
             ring=ring, cancels=self.cancel.sweep, marks=self._sweep_marks,
+            fan_ins=FanInUpkeep(disk, queue, here, spool.ends, browse),
         )  # fmt: skip
 
     @property
@@ -173,7 +176,7 @@ class Spool:
         counts: how often each of these happened: `lost`, `missed`, `bad`, `stranded`, `recovered`, `unsynced`, ...
         expired: how many jobs this process has found expired, by queue.
         notes: what the file system cannot promise, one line each; filled by `open`.
-        settle: settles leases; set by `open`.
+        settle: settles leases; set by `open`. ends: notes how members of fan-ins end, for that; set by `open`.
         survives_power_cut: an acknowledged job survives a power cut; set by `open`.
         claims: claims from queues. waker: ends its wait.
         limited: the limits of queues with `max_running`; a settlement frees what its leases have taken.
@@ -261,6 +264,7 @@ class Spool:
             raise
         disk.forgetful = found.kind == "btrfs"
         self._disk = disk
+        self.ends = Ends(self, disk, self._clock)
         self.settle = Settle(self, disk, self._clock)
         self.survives_power_cut = self._power and found.survives_power_cut
         if self._clock.damaged:

@@ -224,7 +224,7 @@ class Claim:
         owner, entry, now, left = self._part.owner(), os.path.basename(path), self._clock.micros(), True
         while left:
             found, left = self._part.segments.claim(owner, entry, MOST_EXPIRED, now, expired=True)
-            if not self._expire([lease.token for lease in found]):
+            if not self._expire([_as_expired(lease) for lease in found]):
                 break  # these jobs stay claimed, and the loop would meet them again
         self._part.segments.look_for_expiry(entry, owner.tag)
 
@@ -258,7 +258,7 @@ class Claim:
             if token.name.expires is None or token.name.expires > self._clock.micros():
                 leases.append(lease)
             else:
-                expired.append(token)
+                expired.append(_as_expired(lease))
 
     def _set_back(self, path: str, error: OSError) -> None:
         """Note that a file is to be tried again later. Raises the error where it is not about this file."""
@@ -373,3 +373,10 @@ class Claim:
             if lease is not None:
                 self._sort((lease,), leases, expired)
                 self._counts["stranded"] += 1
+
+
+def _as_expired(lease: Lease) -> Token:
+    """Return the token of an expired job; its settlement needs the extras."""
+    token: Token = lease.token
+    token.extras = lease.job.extras
+    return token

@@ -19,6 +19,7 @@ from framework.engine.spool.format import runs
 from framework.engine.spool.format.names import Name
 from framework.engine.spool.segments import words
 from framework.model.errors import EngineError
+from framework.model.extras import NONE, Extras
 
 _SUFFIX = "+"
 _LOCK = ".lock"
@@ -71,6 +72,7 @@ class Token:
         segment: the segment that holds the job; None if the job has a file of its own.
         index, word: the job's index in the segment, and its word as long as the lease is valid.
         copied: the copy with which the job leaves the segment may exist.
+        extras: of the job, where it has expired.
     """
 
     owner: Owner
@@ -84,6 +86,7 @@ class Token:
     index: int = 0
     word: int = 0
     copied: bool = False
+    extras: Extras = NONE
 
     @property
     def path(self) -> str:

@@ -19,10 +19,12 @@ from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.enqueue import ids, keys
+from framework.engine.spool.fan_ins.ends import Member, member
 from framework.engine.spool.format import history
 from framework.engine.spool.format.names import MAX_TIME, Name, micros
 from framework.engine.spool.segments import copies
 from framework.model.errors import LeaseLost
+from framework.model.fan_in import ENDS, How
 from framework.model.job import Failure, Job, Lease
 from framework.model.outcome import CANCELLED, Kind, Outcome, Settlement
 
@@ -46,13 +48,11 @@ class Settle:
 
     def __call__(self, done: Sequence[Settlement]) -> None:
         """Settle each lease by the kind of its outcome. Raises LeaseLost, EngineUnavailable, once all were tried."""
-        together = self._together(done) if len(done) > 1 else set()
         settled, lost = list[Token](), list[Lease]()
         failed: list[tuple[Lease, OSError]] = []
         dying: dict[Token, tuple[Failure, str | None]] = {}
         dead_owners: dict[str, Owner] = {}
-        if len(together) < len(done) and (len(done) > 1 or done[0].outcome.kind is not SUCCEEDED):
-            done = self._unless_cancelled(done, failed)
+        done, together, members = self._prepared(done, failed)
         for one in done:
             lease, outcome = one.lease, one.outcome
             token: Token = lease.token
@@ -80,7 +80,21 @@ class Settle:
             failed += [(lease_of[token], error) for token, error in errors]
             lost += [lease_of[token] for token in dying if token not in moved and token not in left]
         self._tidy(dead_owners.values())
+        if members:
+            self._spool.ends.fire(members)
         self._tell(settled, lost, failed)
+
+    def _prepared(
+        self, done: Sequence[Settlement], failed: list[tuple[Lease, OSError]]
+    ) -> tuple[Sequence[Settlement], set[Token], Sequence[Member]]:
+        """Return the settlements to carry out, those that were carried out together, and the members that end."""
+        if any(one.lease.job.extras.fan_in is not None for one in done):
+            done, members = self._end_members(self._unless_cancelled(done, failed), failed)
+            return done, self._together(done) if len(done) > 1 else set(), members
+        together = self._together(done) if len(done) > 1 else set()
+        if len(together) < len(done) and (len(done) > 1 or done[0].outcome.kind is not SUCCEEDED):
+            done = self._unless_cancelled(done, failed)
+        return done, together, ()
 
     def _tidy(self, dead_owners: Iterable[Owner]) -> None:
         """Remove what dead owners have left once their last lease is settled, and give back shares of limits."""
@@ -112,6 +126,25 @@ class Settle:
             return done
         known = (one for one in done if one.lease.token not in unknown)
         return [Settlement(one.lease, CANCELLED) if one.lease.token in marked else one for one in known]
+
+    def _end_members(
+        self, done: Sequence[Settlement], failed: list[tuple[Lease, OSError]]
+    ) -> tuple[Sequence[Settlement], Sequence[Member]]:
+        """Note how members of fan-ins end, before they are settled; return the settlements to carry out, and these.
+
+        Where that fails, the lease is left out, and added to `failed`.
+        """
+        ends: dict[Member, How] = {}
+        leases: dict[Member, Lease] = {}
+        for one in done:
+            found = member(one.lease.job.queue, one.lease.job.extras)
+            how = ENDS.get(one.outcome.kind)
+            if found is not None and how is not None and not one.lease.token.settled:
+                ends[found], leases[found] = how, one.lease
+        wrong = dict(self._spool.ends.note(ends))
+        failed += [(leases[one], error) for one, error in wrong.items()]
+        left_out = {leases[one].token for one in wrong}
+        return [one for one in done if one.lease.token not in left_out], [one for one in ends if one not in wrong]
 
     def _tell(self, settled: Sequence[Token], lost: Sequence[Lease], failed: Sequence[tuple[Lease, OSError]]) -> None:
         """Raise an error that names the leases that could not be settled, if there are any."""
@@ -213,9 +246,14 @@ class Settle:
 
         Return those that failed: their files stay in the own directory without a lease.
         """
+        members = {one: t for t in expired if (one := member(t.owner.queue.name, t.extras)) is not None}
+        wrong = [(members[one], error) for one, error in self._spool.ends.note(dict.fromkeys(members, "dead"))]
         moved, failed = self._dead_letter({
-            token: (self._expiry(token), token.owner.queue.options.dead_letter) for token in expired
+            token: (self._expiry(token), token.owner.queue.options.dead_letter)
+            for token in expired if token not in dict(wrong)
         })  # fmt: skip
+        failed += wrong
+        self._spool.ends.fire(members)
         for token in moved:
             self._spool.expired[token.owner.queue.name] += 1
         for token, _ in failed:

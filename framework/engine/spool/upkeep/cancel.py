@@ -76,6 +76,7 @@ class Cancel:
             elif state not in ("ready", "delayed", "cancelled"):
                 break
             elif state == "cancelled" or self._set_aside(stored):
+                self._spool.ends.end(self._queue.name, stored.job.extras, "cancelled")
                 cancelling.unmark(self._disk, self._queue, stored.name.stem)
                 return "cancelled"
         else:

@@ -68,6 +68,7 @@ class Maintain:
         ring: Callable[[], None],
         cancels: Step,
         marks: Step,
+        fan_ins: Step,
     ) -> None:
         self._disk = disk
         self._queue = queue
@@ -80,6 +81,7 @@ class Maintain:
         self._ring = ring
         self._cancels = cancels
         self._marks = marks
+        self._fan_ins = fan_ins
         self._tally = tally
         self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
@@ -133,6 +135,7 @@ class Maintain:
             self._delete_over,
             self._cancels,
             self._marks,
+            self._fan_ins,
             self._publish,
             self._remove_buckets,
             self._sweep_ids,
