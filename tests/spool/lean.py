@@ -27,7 +27,7 @@ class Lean:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.support.lean", str(theirs.fileno())],
+                [sys.executable, "-m", "tests.spool.lean", str(theirs.fileno())],
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lean import lean
 from tests.support.settling import ack
 
 from .actor import RETURNED
 from .cases import CASES
+from .lean import lean
 from .seam import NAMES, WRITES, Seam, pass_on
 from .stage import Case
 from .world import body, census, claim, files, heal, views
