@@ -123,19 +123,6 @@ def take(given: Sequence[str], *wanted: str) -> list[str]:
     raise UsageError(f"expected {expected}, got {len(given) or 'no'} argument{'s' * (len(given) != 1)}{hint}")
 
 
-def take_some(given: Sequence[str]) -> tuple[str, list[str]]:
-    """Return MODULE and any number of other arguments. Raises UsageError.
-
-    With WORKER_MODULE set, the first argument is MODULE only if there is such a module.
-    """
-    module = os.environ.get("WORKER_MODULE", "")
-    if given and (not module or given[0] == module or is_module(given[0])):
-        return given[0], list(given[1:])
-    if not module:
-        raise UsageError("MODULE is missing: name it first, or set WORKER_MODULE")
-    return module, list(given)
-
-
 def is_module(text: str) -> bool:
     name = text.partition(":")[0]
     if not all(part.isidentifier() for part in name.split(".")):

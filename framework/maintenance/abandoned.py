@@ -11,13 +11,13 @@ from framework.engine.answers import cancelled_of, rescued_by
 from framework.engine.ledger import DeadLedgers
 from framework.engine.port import Engine, Rescued
 from framework.maintenance.rescue import Account, Accounts, resolve
-from framework.model.backoff import Later, Retried
 from framework.model.black_box import BlackBox
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import AttemptLost, EngineFailed, EngineRecovered, Event, JobsRescued, LeasesLost
 from framework.model.job import Lease, Reason, RunRecord
 from framework.model.options import QueueOptions, of_job
 from framework.model.outcome import CANCELLED, Outcome, Settlement
+from framework.model.retry import Later, Retried
 from framework.process.scoreboard import KillReason
 
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0  # seconds until a lease that could not be settled is tried again

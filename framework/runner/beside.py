@@ -19,8 +19,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from framework.model.backoff import doubled
 from framework.model.errors import UsageError, WorkerError
+from framework.model.retry import doubled
 from framework.service.app import WorkerApp
 from framework.service.settings import PREFIX, RENAMED, Settings, load_settings
 

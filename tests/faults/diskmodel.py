@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from framework.engine.port import JobView
@@ -69,17 +70,22 @@ def violations(
     """
     found: list[str] = []
     seen: set[object] = set()
-    moments = list(range(min(p.since for p in life.promises), life.recorder.moment + 1))
+    looks: dict[int, Look] = {}  # of what is on the disk: what was promised does not change what is found there
+    moments = _moments(life) if combinations <= 2 else list(range(_first(life), life.recorder.moment + 1))
     if until < math.inf:
         chance.shuffle(moments)
     for moment in moments:
         active = [promise for promise in life.promises if promise.holds_at(moment)]
         for state in life.recorder.states(moment, without=without, chance=chance, most=combinations):
-            key = hash((state.key(), tuple((p.what, p.job_id) for p in active)))
+            disk = hash(state.key())
+            key = hash((disk, tuple((p.what, p.job_id) for p in active)))
             if key in seen:
                 continue
             seen.add(key)
-            found += [f"before call {moment}, data {state.variant}: {line}" for line in _look(state, active, life.ours)]
+            if disk not in looks:
+                looks[disk] = _look(state, life.ours)
+            broken = looks[disk].broken + [line for promise in active for line in looks[disk].broken_promise(promise)]
+            found += [f"before call {moment}, data {state.variant}: {line}" for line in broken]
             if len(found) >= most:
                 return found
             if time.monotonic() > until:
@@ -89,6 +95,18 @@ def violations(
     return found
 
 
+def _first(life: Life) -> int:
+    return min(promise.since for promise in life.promises)
+
+
+def _moments(life: Life) -> list[int]:
+    """Return those at which the disk, or what is promised, is not as before: calls that only look change neither."""
+    changed = {item.moment + 1 for item in (*life.recorder.changes, *life.recorder.syncs)}
+    changed |= {moment + 1 for moment, _ in life.recorder.writes}
+    changed |= {moment for promise in life.promises for moment in (promise.since, promise.until) if moment is not None}
+    return sorted(moment for moment in changed if _first(life) <= moment <= life.recorder.moment)
+
+
 def _stopped(states: Counter[str] | None, seen: int) -> list[str]:
     if states is not None:
         states["states"] += seen
@@ -96,25 +114,57 @@ def _stopped(states: Counter[str] | None, seen: int) -> list[str]:
     return []
 
 
-def _look(state: State, active: list[Promise], ours: set[str]) -> list[str]:
+@dataclass
+class Look:
+    """What is there when a state of the disk has been recovered.
+
+    Attributes:
+        broken: what is wrong whatever was promised.
+        there, letters, cancelled, saved, pauses: how many there are of each id; ids; ids; checkpoints; by whom.
+    """
+
+    broken: list[str]
+    opened: bool = True
+    there: Counter[str] = field(default_factory=Counter)
+    letters: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    saved: dict[str, int] = field(default_factory=dict)
+    pauses: dict[str, str] = field(default_factory=dict)
+
+    def broken_promise(self, promise: Promise) -> list[str]:
+        """Return one line if it is broken."""
+        kept = {
+            "there": self.there[promise.job_id] > 0,
+            "absent": self.there[promise.job_id] == 0,
+            "letter": promise.job_id in self.letters,
+            "home": promise.job_id not in self.letters,
+            "cancelled": promise.job_id in self.cancelled,
+            "paused by ada": self.pauses.get(promise.job_id) == "ada",
+            "runs": promise.job_id not in self.pauses,
+            **{f"saved {number}": self.saved.get(promise.job_id, 0) >= number for number in (1, 2, 3)},
+        }[promise.what]
+        return [f"{promise.job_id} was promised to be: {promise.what}"] if self.opened and not kept else []
+
+
+def _look(state: State, ours: set[str]) -> Look:
     with somewhere() as base:
         state.build(base)
         try:
             fresh = broker(base / "var" / "spool", *QUEUES, durability="process")
         except EngineError as error:
-            return [f"cannot be opened: {error}"]
+            return Look([f"cannot be opened: {error}"], opened=False)
         try:
             for _ in range(2):
                 fresh.maintain()
                 for orphan in fresh.rescue():
                     settle_orphan(fresh, orphan)
             handled = fresh.ticks("jobs", ["hourly"])[1].get("hourly")
-            return _compare(fresh, active, ours, handled.last if handled else 0.0)
+            return _found(fresh, ours, handled.last if handled else 0.0)
         finally:
             fresh.close()
 
 
-def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled: float) -> list[str]:
+def _found(fresh: SpoolEngine, ours: set[str], handled: float) -> Look:
     views = [view for queue in QUEUES for place in PLACES for view in fresh.browse(queue.name, place)]  # type: ignore[arg-type]
     there = Counter(view.job.id for view in views)
     letters = {view.job.id for view in views if view.queue == "letters" or view.state == "dead"}
@@ -124,29 +174,20 @@ def _compare(fresh: SpoolEngine, active: list[Promise], ours: set[str], handled:
     broken += [f"letter {v.job.id} says not why" for v in views if v.job.id in letters and not _says_why(v)]
     ticks = [float(job_id.partition("-")[2]) for job_id in there if job_id.startswith("tick-")]
     broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
-    found = {queue.name: fresh.paused(queue.name) for queue in QUEUES}
-    pauses = {name: pause.by for name, pause in found.items() if pause is not None and pause.paused}
-    cancelled = {view.job.id for view in views if view.state == "cancelled"}
-    saved = {view.job.id: int(view.job.extras.saved or 0) for view in views}
-    for promise in active:
-        kept = {
-            "there": there[promise.job_id] > 0,
-            "absent": there[promise.job_id] == 0,
-            "letter": promise.job_id in letters,
-            "home": promise.job_id not in letters,
-            "cancelled": promise.job_id in cancelled,
-            "paused by ada": pauses.get(promise.job_id) == "ada",
-            "runs": promise.job_id not in pauses,
-            **{f"saved {number}": saved.get(promise.job_id, 0) >= number for number in (1, 2, 3)},
-        }[promise.what]
-        if not kept:
-            broken.append(f"{promise.job_id} was promised to be: {promise.what}")
+    paused = {queue.name: fresh.paused(queue.name) for queue in QUEUES}
     for queue in QUEUES:
         broken += [
             f"{x.job.id} was handed out torn" for x in claim(fresh, queue.name) if x.job.payload != body(x.job.id)
         ]
     broken += [f"{fresh.stats(queue.name).bad} bad files" for queue in QUEUES if fresh.stats(queue.name).bad]
-    return broken
+    return Look(
+        broken,
+        there=there,
+        letters=letters,
+        cancelled={view.job.id for view in views if view.state == "cancelled"},
+        saved={view.job.id: int(view.job.extras.saved or 0) for view in views},
+        pauses={name: pause.by for name, pause in paused.items() if pause is not None and pause.paused},
+    )
 
 
 def _says_why(view: JobView) -> bool:

@@ -29,6 +29,7 @@ from framework.process.scoreboard import Scoreboard
 from framework.worker import AsyncWorker, LeaveSignal, SyncWorker, ThreadWorker, WorkerCore
 from framework.worker.gate import thread_gate
 from tests.contract.slow import SlowBroker
+from tests.support.processes import wait_until
 from tests.unit.helpers import a_job, an_executor
 
 LONG = 30.0
@@ -197,11 +198,8 @@ class World:
 
     def wait(self, what: Callable[[], object]) -> None:
         """Raises TimeoutError."""
-        end = time.monotonic() + LONG
-        while not what():
-            if time.monotonic() > end:
-                raise TimeoutError
-            time.sleep(0.005)
+        if not wait_until(what, LONG, 0.005):
+            raise TimeoutError
 
     def run(self, until: Callable[[], object]) -> dict[str, Any]:
         """The worker serves until something is true, then drains; returns what happened."""

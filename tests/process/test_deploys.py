@@ -17,6 +17,7 @@ from framework.runner.connecting import connect
 from framework.service.settings import Settings
 from tests.support import postgres
 from tests.support.cluster import Cluster
+from tests.support.processes import wait_until
 from tests.support.tree import PATIENCE, Tree, open_store
 
 MODULE = "rolled"
@@ -122,10 +123,7 @@ def done(place: Path) -> set[str]:
 
 
 def wait(happened: Any, what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < end, f"waited {PATIENCE} s for {what}"
-        time.sleep(0.02)
+    assert wait_until(happened, PATIENCE), f"waited {PATIENCE} s for {what}"
 
 
 def test_after_the_grace_it_is_a_dead_letter(tree: Tree, tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import shutil
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -13,12 +13,12 @@ import pytest
 
 from tests.support.settling import ack
 
+from .actor import RETURNED
 from .cases import CASES
-from .seam import NAMES, WRITES, Seam, kill_at, pass_on
+from .lean import lean
+from .seam import NAMES, WRITES, Seam, pass_on
 from .stage import Case
 from .world import body, census, claim, files, heal, views
-
-DONE, RETURNED = b"done", b"returned"
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -97,27 +97,8 @@ def _kill_once(case: Case, root: Path, number: int | None, *, torn: bool = False
 
 
 def _live(case: Case, root: Path, number: int | None, torn: bool) -> tuple[list[str], bytes]:
-    """(acknowledged ids, how the act ended) of a process that is killed at its change `number`: empty, in its midst;
-    `DONE`, after the last change, before its caller knew. Without a number it is not killed: `RETURNED`."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            seam = Seam()
-            stage = case.stage(root, seam)
-            os.write(write, pickle.dumps(stage.stored))
-            seam.arm(pass_on if number is None else kill_at(number, torn=torn))
-            case.act(stage)
-            os.write(write, RETURNED if number is None else DONE)
-            if number is not None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            os._exit(0)
-        except BaseException as error:
-            os.write(2, f"{case.name}, change {number}: {error!r}\n".encode())
-            os._exit(99)
-    os.close(write)
-    with open(read, "rb") as pipe:
-        stored, rest = pickle.load(pipe), pipe.read()
-    _, status = os.waitpid(child, 0)
+    """(acknowledged ids, how the act ended) of a process that is killed at its change `number`, as `live` says it."""
+    written, status = lean().run("tests.spool.actor", "live", case.name, root, number, torn)
     assert os.WIFSIGNALED(status) or status == 0, f"the actor failed: status {status}"
-    return stored, rest
+    with io.BytesIO(written) as pipe:
+        return pickle.load(pipe), pipe.read()

@@ -14,6 +14,7 @@ from framework.engine.spool.claim import notifier
 from framework.engine.spool.claim.listing import FEW
 from framework.engine.spool.engine import SpoolEngine, connect
 from framework.model.options import QueueOptions
+from tests.support.processes import wait_until
 from tests.support.settling import ack
 
 from .seam import Seam, pass_on
@@ -30,10 +31,7 @@ def opened(root: Path, incarnation: str, seam: Seam | None = None) -> SpoolEngin
 
 
 def until(happens: Callable[[], object], what: str) -> None:
-    end = time.monotonic() + PATIENCE
-    while not happens():
-        assert time.monotonic() < end, f"waited {PATIENCE} s for: {what}"
-        time.sleep(0.02)
+    assert wait_until(happens, PATIENCE), f"waited {PATIENCE} s for: {what}"
 
 
 def come_to_rest(broker: SpoolEngine) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -24,6 +23,7 @@ from framework.model.job import Reason
 from framework.service.settings import BreakerOverride, QueueOverride, RetryOverride, Settings
 from framework.telemetry import names
 from framework.telemetry.instruments import TABLE
+from tests.support.processes import wait_until
 from tests.support.programs import free_ports, listens
 from tests.support.registry import registry
 
@@ -119,9 +119,8 @@ def test_the_receiver_prints_what_comes(tmp_path: Path) -> None:
     script.write_text(source.replace("4318", str(port)), encoding="utf-8")
     with subprocess.Popen([sys.executable, "-u", script], stdout=subprocess.PIPE, text=True) as process:
         try:
-            while not listens(port):
-                assert process.poll() is None
-                time.sleep(0.05)
+            assert wait_until(lambda: listens(port) or process.poll() is not None, 60)
+            assert process.poll() is None
             exporter = OTLPSpanExporter(f"http://127.0.0.1:{port}/v1/traces", compression=Compression.Gzip)
             provider = TracerProvider(shutdown_on_exit=False)
             provider.add_span_processor(SimpleSpanProcessor(exporter))

@@ -86,8 +86,17 @@ def told(event: dict[str, Any]) -> Told:
     return Told(event["job_id"], event["attempt"], str(outcome), event["trace_id"], event["span_id"], error)
 
 
-@pytest.mark.parametrize("path", [RING, SDK], ids=["ring", "sdk"])
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+# Every receiver by each protocol and from each path, and every protocol from each path; but not all eight.
+@pytest.mark.parametrize(
+    ("foreign", "protocol", "path"),
+    [
+        pytest.param(Rotel, "http/protobuf", RING, marks=needs_rotel, id="rotel-http-ring"),
+        pytest.param(Rotel, "grpc", SDK, marks=needs_rotel, id="rotel-grpc-sdk"),
+        pytest.param(TestAgent, "http/protobuf", SDK, marks=needs_agent, id="agent-http-sdk"),
+        pytest.param(TestAgent, "grpc", RING, marks=needs_agent, id="agent-grpc-ring"),
+    ],
+    indirect=["foreign"],
+)
 def test_spans_metrics_and_logs_are_understood(
     tree: Tree, foreign: Foreign, protocol: str, path: dict[str, str]
 ) -> None:
@@ -114,7 +123,14 @@ def test_spans_metrics_and_logs_are_understood(
     check_logs(seen, attempts)
 
 
-@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+@pytest.mark.parametrize(
+    ("foreign", "protocol"),
+    [
+        pytest.param(Rotel, "http/protobuf", marks=needs_rotel, id="rotel-http"),
+        pytest.param(TestAgent, "grpc", marks=needs_agent, id="agent-grpc"),
+    ],
+    indirect=["foreign"],
+)
 def test_compressed_requests_are_understood(tree: Tree, foreign: Foreign, protocol: str) -> None:
     attempts = work(tree, foreign.env(protocol, compression="gzip"))
     wanted = {attempt.span for attempt in attempts}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from framework.engine.spool.claim.setbacks import LAST, Setbacks
-from framework.model.backoff import Later, Retried, doubled
+from framework.model.retry import Later, Retried, doubled
 from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled
 from tests.unit.helpers import a_lease
 

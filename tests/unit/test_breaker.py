@@ -148,7 +148,7 @@ def test_an_outage_of_an_hour_costs_no_job_and_hardly_an_attempt() -> None:
     while not outage.full:
         outage.step()
     assert outage.now - back <= 10
-    while outage.waiting:
+    while outage.took or outage.waiting:
         outage.step()
     assert outage.dead == 0
     assert outage.attempts["failed"] <= sum(outage.attempts.values()) / 100
@@ -160,7 +160,7 @@ class Outage:
     """Two processes with a guard each on one store, in steps of 0.2 seconds."""
 
     def __init__(self, breaker: Breaker) -> None:
-        self.now, self.stored, self.down, self.full = 1_700_000_000.0, 0, False, False
+        self.now, self.stored, self.down, self.full, self.took = 1_700_000_000.0, 0, False, False, 0
         self.attempts: Counter[str] = Counter()
         self.events: list[Event] = []
         store = MemoryStore()
@@ -189,9 +189,11 @@ class Outage:
             self.step()
 
     def step(self) -> None:
+        self.took = 0
         for engine, guard in zip(self._engines, self._guards, strict=True):
             leases = engine.claim(["jobs"], limit=20, wait=0)
             self.full = len(leases) == 20
+            self.took += len(leases)
             engine.settle([Settlement(lease, self._end(guard, lease)) for lease in leases])
         self.now += 0.2
 

@@ -18,6 +18,7 @@ import pytest
 
 from framework import JobInterrupted
 from framework.worker.interrupts.thread_interrupt import Call, Limits, ThreadInterrupts
+from tests.support.processes import wait_until
 from tests.unit.helpers import a_lease
 
 Make = Callable[..., ThreadInterrupts]
@@ -281,10 +282,7 @@ def test_a_handler_that_gives_the_interpreter_away_inside_logging_only(make: Mak
 
     interval = sys.getswitchinterval()
     assert isinstance(in_thread(lambda: interrupts.call(handler)), JobInterrupted)
-    end = time.monotonic() + 10
-    while sys.getswitchinterval() != interval:
-        assert time.monotonic() < end, "the interpreter's own interval comes back"
-        time.sleep(0.01)
+    assert wait_until(lambda: sys.getswitchinterval() == interval, 10), "the interpreter's own interval comes back"
 
 
 def test_a_call_into_c_that_fails_may_skip_an_exit_and_that_is_told(make: Make) -> None:

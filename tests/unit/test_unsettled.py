@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from framework.engine.ledger import DeadLedgers
-from framework.model.backoff import Later
 from framework.model.errors import EngineUnavailable
 from framework.model.events import EngineFailed, EngineRecovered, ServiceMistake
 from framework.model.outcome import SUCCEEDED, Settlement
+from framework.model.retry import Later
 from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled
 from tests.unit.desk import Desk
 from tests.unit.helpers import a_lease

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from framework.model.backoff import doubled
+from framework.model.retry import doubled
 
 FIRST, MOST = 0.5, 30.0  # seconds: the first replacement is immediate, then FIRST, doubled each time up to MOST
 HEALTHY = 10.0  # seconds of uptime after which earlier failures no longer count

@@ -15,11 +15,11 @@ from framework.engine.answers import OddAnswer, are_claimed, checked, failure_of
 from framework.engine.ledger import Ledger
 from framework.engine.port import VERBS, Engine
 from framework.engine.stuck import StuckJobs
-from framework.model.backoff import Later
 from framework.model.errors import EngineUnavailable, LeaseLost, answer
 from framework.model.events import EngineFailed, EngineRecovered, JobsClaimed, JobsExpired, JobsSettled, LeasesLost
 from framework.model.job import Lease, Run
 from framework.model.outcome import SUCCEEDED, Kind, Outcome, Settlement
+from framework.model.retry import Later
 from framework.worker.gate.claims import Turns
 from framework.worker.gate.unsettled import FIRST_RETRY, LAST_RETRY, Unsettled, names, parted
 

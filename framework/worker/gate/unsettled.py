@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from framework.model.backoff import Retried
 from framework.model.job import Lease
 from framework.model.outcome import Settlement
+from framework.model.retry import Retried
 
 FIRST_RETRY, LAST_RETRY = 0.05, 2.0  # seconds between tries; a recovery of the engine is noticed within 5 s
 MOST_NAMED = 5  # jobs named in one line

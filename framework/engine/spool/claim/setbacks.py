@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from framework.model.backoff import doubled
+from framework.model.retry import doubled
 
 T = TypeVar("T")
 FIRST, LAST = 0.5, 30.0  # shortest and longest time in seconds until the next try, from the second failure on
