@@ -11,6 +11,7 @@ import pytest
 
 import framework
 from docs import reference
+from docs.site import PUBLIC_NAME
 from tests.site.pages import ROOT
 
 
@@ -32,3 +33,8 @@ def test_a_name_without_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(framework, "__all__", [*framework.__all__, "Unheard"])
     with pytest.raises(ValueError, match="Unheard"):
         reference.lists()
+
+
+def test_each_line_becomes_a_docstring_on_the_site() -> None:
+    page = reference.PAGE.read_text(encoding="utf-8")
+    assert len(PUBLIC_NAME.findall(page)) == len(re.findall(r"^- ", page, re.MULTILINE)) > 40
