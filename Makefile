@@ -1,6 +1,6 @@
 # `make run` and `make test` do all the set-up on a fresh machine; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help run forever test browser lint format dashboards alerts docs types layers check faults stack-test bench first-job up down clean
+.PHONY: help run forever test browser lint format dashboards alerts docs site types layers check faults stack-test bench first-job up down clean
 
 # The first interpreter on the PATH that is new enough; PYTHON=… chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -9,6 +9,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 AGENT_READY := .venv-agent/.ready
 BENCH_READY := .venv-bench/.ready
+SITE_READY := .venv-site/.ready
 N ?= 500
 ENGINE ?= spool
 
@@ -25,6 +26,11 @@ $(READY): pyproject.toml
 $(AGENT_READY): pyproject.toml | $(READY)
 	$(PYTHON) -m venv --without-pip .venv-agent
 	$(BIN)/pip --python .venv-agent install -q --group agent
+	@touch $@
+
+$(SITE_READY): pyproject.toml | $(READY)
+	$(PYTHON) -m venv --without-pip .venv-site
+	$(BIN)/pip --python .venv-site install -q --group site
 	@touch $@
 
 run: $(READY) ## The example service with traffic; ends by itself with a summary (N=500 jobs, ENGINE=postgres, KEEP=1: then serves the web page)
@@ -59,9 +65,13 @@ alerts: $(READY) ## Writes Prometheus' rules from the declarations of the exampl
 	@$(BIN)/worker alerts services.example_worker > observability/prometheus/alerts.yml.new
 	@mv observability/prometheus/alerts.yml.new observability/prometheus/alerts.yml
 
-docs: $(READY) ## Writes the tables of docs/observability.md and docs/settings.md from the code
+docs: $(READY) ## Writes what docs/observability.md, docs/settings.md and docs/reference.md take from the code
 	@$(BIN)/python -m docs.emitted
 	@$(BIN)/python -m docs.settings
+	@$(BIN)/python -m docs.reference
+
+site: $(SITE_READY) ## The documentation as a site in build/site, with every link checked
+	@.venv-site/bin/python -m docs.site
 
 types: $(READY) ## mypy --strict over framework/
 	@$(BIN)/mypy
@@ -98,4 +108,4 @@ down: ## Ends the compose stack and removes its volumes
 	docker compose down --volumes
 
 clean: ## Removes the environment, caches and the demo's spool
-	rm -rf .venv .venv-agent .venv-bench var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-agent .venv-bench .venv-site var .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

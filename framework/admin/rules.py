@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from framework.model.options import QueueOptions
@@ -31,6 +31,7 @@ class Rule:
         wait: the rule's `for`; empty = at once.
         severity: page or ticket; empty = a recording rule.
         comment: why the rule is as it is.
+        runbook: the address of what to do; empty = none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Rule:
     summary: str = ""
     description: str = ""
     comment: str = ""
+    runbook: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Group:
     name: str
     rules: list[Rule] = field(default_factory=list)
     comments: list[str] = field(default_factory=list)
+
+    def with_runbook(self, page: str) -> Group:
+        """Return the group with alerts that name their section of this page, whose headings are the alerts' names."""
+        rules = [replace(r, runbook=f"{page}#{r.name.lower()}") if r.severity else r for r in self.rules]
+        return replace(self, rules=rules)
 
 
 def general(queues: Sequence[QueueOptions], *, job: str = "") -> Group:

@@ -140,3 +140,15 @@ def test_prometheus_takes_the_rules_and_they_fire_where_they_should(studio: Cli,
 @promtool.needed
 def test_one_jobs_rules_leave_the_others_alone(studio: Cli, tmp_path: Path) -> None:
     judge(tmp_path, studio.ok("alerts", "studio", "--job", "prompt").out, {("65m", 'alertstate="firing"'): []})
+
+
+def test_each_alert_names_its_section_of_the_runbook(studio: Cli) -> None:
+    page = "https://docs.example.com/runbook/"
+    alerts = [rule for rule in rules(studio, "--runbook", page) if "alert" in rule]
+    assert {rule["annotations"]["runbook_url"] for rule in alerts} == {
+        f"{page}#{rule['alert'].lower()}" for rule in alerts
+    }
+    assert not any("runbook_url" in rule.get("annotations", {}) for rule in rules(studio))
+    result = studio.run("alerts", "studio", "--runbook", "docs/runbook.md")
+    assert result.code == 2
+    assert "needs the address of a page" in result.error

@@ -37,7 +37,7 @@ INSTEAD = {
     "nobody": "what does not happen, or which process does not",
 }
 ABOUT_ARCHITECTURE = ("ARCHITECTURE.md", "CONTRIBUTING.md")  # only there are they retired: house, rooms, floors
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("tests/faults/*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("tests/faults/*.md")]
 NOT_TODAY = "CHANGELOG.md"  # it says what things were called
 
 
