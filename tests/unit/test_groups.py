@@ -22,7 +22,7 @@ from framework import (
     Unique,
     WorkerApp,
 )
-from framework.model.groups import Groups
+from framework.model.limits import Groups
 from framework.service.options import resolve
 from framework.service.plans import plans_of
 from framework.service.settings import load_settings
@@ -104,7 +104,9 @@ def test_a_function_that_gives_no_key_is_named_at_the_enqueue(function: Any, sai
             lambda: App.mails.enqueue(Mail(to="secret@example.org")),
             lambda: App.mails.enqueue_many([Mail(to="secret@example.org")]),
         ):
-            with pytest.raises(InvalidArgument, match=f"queue 'mails': the function of its group .*test_groups.py:.*{said}") as caught:
+            with pytest.raises(
+                InvalidArgument, match=f"queue 'mails': the function of its group .*test_groups.py:.*{said}"
+            ) as caught:
                 enqueue()
             assert "secret" not in str(caught.value)
         assert t.enqueued(App.mails) == []
