@@ -2,7 +2,7 @@
 
     python -m bench.limits [JOBS] [URL]     2,000 jobs a run by default, on a spool in a temporary directory
 
-With groups there are 10,000 keys, all over the jobs, or as many as there are jobs.
+With groups, 10,000 jobs of as many groups wait beside those of a run, and as many in the queue without groups.
 
 For PostgreSQL give the URL of a database whose schema is migrated; its queues `bench.*` are drained. On the spool it is
 the processor's time of this process, which a busy machine hardly changes; with a URL it is the time that passes.
@@ -14,9 +14,12 @@ import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from itertools import count
 from statistics import median
+from typing import Any
 
 from framework.engine.port import open_engine
 from framework.model.extras import Extras
@@ -32,53 +35,61 @@ LIMITS = {
     "max_running=8": QueueOptions("bench.running", max_running=8),
     "rate=100000/s": QueueOptions("bench.rate", rate=Rate(100_000, "s")),
     "breaker": QueueOptions("bench.breaker", breaker=Breaker()),
-    "group_limit=1": QueueOptions("bench.group", grouped=True, group_limit=1),
-    "strict order": QueueOptions("bench.strict", grouped=True, group_order="strict"),
-    "groups": QueueOptions("bench.fair", grouped=True),
+    "group_limit=1": QueueOptions("bench.group", max_length=None, grouped=True, group_limit=1),
+    "strict order": QueueOptions("bench.strict", max_length=None, grouped=True, group_order="strict"),
+    "groups": QueueOptions("bench.fair", max_length=None, grouped=True),
     "all of them": QueueOptions("bench.all", max_running=8, rate=Rate(100_000, "s"), breaker=Breaker()),
 }
 PLAIN = QueueOptions("bench.plain")
+DEEP = QueueOptions("bench.deep", max_length=None)  # what queues with groups are compared with: as many jobs wait
 
 
 def main(jobs: int = 2_000, url: str = "") -> int:
     with tempfile.TemporaryDirectory(prefix="limits-") as place:
         engine = open_engine(url or f"spool:{place}/spool", incarnation=f"bench-{os.getpid()}", durability="process")
         with closing(engine):
-            engine.open([PLAIN, *LIMITS.values()])
-            clock = time.perf_counter if url else time.process_time
-            drained(engine, PLAIN, jobs, clock)
+            engine.open([PLAIN, DEEP, *LIMITS.values()])
+            bench = Bench(engine, jobs, time.perf_counter if url else time.process_time)
+            bench.drained(PLAIN)
             for title, options in LIMITS.items():
-                pairs = [
-                    (drained(engine, PLAIN, jobs, clock), drained(engine, options, jobs, clock))
-                    for _ in range(PAIRS)
-                ]
+                plain = DEEP if options.grouped else PLAIN
+                pairs = [(bench.drained(plain), bench.drained(options)) for _ in range(PAIRS)]
                 without, limited = (median(times) / jobs * 1e6 for times in zip(*pairs, strict=True))
                 ratio = median(limited / without for without, limited in pairs)
                 shown = f"{without:7.1f} µs a job without, {limited:7.1f} µs with, {ratio:.2f} times"
-                print(f"{title:14} {shown} (median of {PAIRS} pairs)")
+                print(f"{title:14} {shown} (median of {PAIRS} pairs)", flush=True)
     return 0
 
 
-def drained(engine: object, options: QueueOptions, count: int, clock: Callable[[], float]) -> float:
-    """Return the seconds that claiming and settling so many jobs takes."""
-    jobs = [
-        Job(os.urandom(8).hex(), os.urandom(16), options.name, b"1", {}, time.time(), extras=_extras(options, number))
-        for number in range(count)
-    ]
-    queue = options.name
-    for at in range(0, count, 256):
-        engine.enqueue(jobs[at : at + 256])  # type: ignore[attr-defined]
-    began, done = clock(), 0
-    while done < count:
-        leases = engine.claim([queue], limit=1, wait=1.0)  # type: ignore[attr-defined]
-        engine.settle([Settlement(lease, SUCCEEDED) for lease in leases])  # type: ignore[attr-defined]
-        done += len(leases)
-    return clock() - began
+class Bench:
+    """An engine, the jobs of a run, and the clock that counts."""
+
+    def __init__(self, engine: Any, jobs: int, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._clock = clock
+        self._waiting: Counter[str] = Counter()
+        self._numbers = count()
+
+    def drained(self, options: QueueOptions) -> float:
+        """Return the seconds that claiming and settling the jobs of a run takes; with groups KEYS more wait."""
+        depth = self._jobs + (KEYS if options.grouped or options is DEEP else 0)
+        while (missing := depth - self._waiting[options.name]) > 0:
+            self._engine.enqueue([_job(options, next(self._numbers)) for _ in range(min(256, missing))])
+            self._waiting[options.name] += min(256, missing)
+        began, done = self._clock(), 0
+        while done < self._jobs:
+            leases = self._engine.claim([options.name], limit=1, wait=1.0)
+            self._engine.settle([Settlement(lease, SUCCEEDED) for lease in leases])
+            done += len(leases)
+        self._waiting[options.name] -= done
+        return self._clock() - began
 
 
-def _extras(options: QueueOptions, number: int) -> Extras:
-    """Return what a producer stores with each job, and the group where the queue has groups."""
-    return Extras(version="1", group=f"customer {number % KEYS}" if options.grouped else None)
+def _job(options: QueueOptions, number: int) -> Job:
+    """Return a job as a producer stores it; it has a group where the queue has groups."""
+    extras = Extras(version="1", group=f"customer {number % KEYS}" if options.grouped else None)
+    return Job(os.urandom(8).hex(), os.urandom(16), options.name, b"1", {}, time.time(), extras=extras)
 
 
 if __name__ == "__main__":

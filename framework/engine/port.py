@@ -187,6 +187,12 @@ class Engine(Protocol):
         most the time between two jobs and a second. What a claim does not use of a rate is there for the next one. Each
         process keeps to the limits of its own declaration. For the breaker see `hold`.
 
+        Of a queue with `groups`, the groups take turns, as each process sees it, and the order above is that within a
+        group (`Extras.group`), where nothing starves. Where groups have a limit, at most so many jobs of a group are
+        claimed at once by all processes; those of a dead owner count until their rescue. Where they are strict, a job
+        that was released or retried is the next of its group, and until it is claimed again, or has left the queue for
+        good, no other of its group is claimed. Jobs without a group are one more group, without limit.
+
         Delivery grows by one. Some engines themselves redeliver a job whose owner is silent; with the others `rescue`
         returns it. Such an engine gives the lease the run of an earlier delivery as `previous` where it knows that this
         run had started, or where it cannot know and has delivered the job more than MOST_UNCHARGED times in vain. It

@@ -1,4 +1,9 @@
-"""The limits of a queue over all processes: how many of its jobs run at once, how fast they start, and its breaker."""
+"""The limits of a queue over all processes: how many jobs run at once, how fast they start, its breaker, its groups.
+
+A group is the jobs of a queue that have a key in common, such as all of one customer. The groups of a queue take turns,
+so the jobs of one do not keep those of others waiting, however many they are. Within a group, lower priorities come
+first, then jobs in the order of their enqueue. Jobs without a key are a group for which no limit and no order counts.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,8 @@ from framework.model.retry import Seconds, seconds
 if TYPE_CHECKING:
     from framework.model.options import QueueSpec
 
-MOST_RUNNING = 10_000
+MOST_RUNNING = MOST_OF_GROUP = 10_000
+ORDERS = ("strict",)
 MOST_RATE = 100_000.0  # jobs a second
 SHORTEST_HOLD, LONGEST_HOLD = 0.1, 3600.0  # seconds
 CANARIES = 4  # in the time of a hold
@@ -186,3 +192,31 @@ class Throttle:
     def is_held(self, now: float, longest: float = LONGEST_HOLD) -> bool:
         """Return whether the queue is held. A hold longer than the longest is from before the clock was set back."""
         return 0 < self.held_until - now <= longest + _ROUNDING
+
+
+class Groups(NamedTuple):
+    """How a queue's engine treats its groups.
+
+    Attributes:
+        limit: jobs of a group that are claimed at once over all processes on the store; None: any number.
+        strict: a job that was claimed and waits again, as for a retry, is the next of its group, and the others wait
+            for it. Then `limit` is 1.
+    """
+
+    limit: int | None = None
+    strict: bool = False
+
+
+def check_groups(grouped: bool, limit: int | None, order: str | None) -> None:
+    """Raise ValueError for options of groups that do not fit together."""
+    if order is not None and order not in ORDERS:
+        raise ValueError(f"group_order={order!r:.60}: write 'strict', or leave it out")
+    if limit is not None and limit > MOST_OF_GROUP:
+        raise ValueError(f"group_limit={limit}: must be at most {MOST_OF_GROUP:,}")
+    for name, value in (("group_limit", limit), ("group_order", order)):
+        if value is not None and not grouped:
+            raise ValueError(f"{name}={value!r} needs the key of each job's group: add group=lambda message: ...")
+    if order is not None and limit not in (None, 1):
+        raise ValueError(
+            f"group_limit={limit}: with group_order='strict' one job of a group runs at once: leave it out"
+        )

@@ -10,8 +10,7 @@ from typing import Final, Protocol
 from framework.model.errors import DeclarationError, caller_location
 from framework.model.extras import LEAST_URGENT, MOST_URGENT, USUAL
 from framework.model.job import Lease
-from framework.model.groups import Groups, check_groups
-from framework.model.limits import MOST_RUNNING, Breaker, Rate
+from framework.model.limits import MOST_RUNNING, Breaker, Groups, Rate, check_groups
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.ASCII)

@@ -12,9 +12,9 @@ from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.schedules import Cron, Every, named
 from framework.service.codec import CONTENT_TYPE, codec_for
-from framework.service.groups import group_of
 from framework.service.queues import DeadLetter, Queue
 from framework.service.request import new_ids
+from framework.service.unique import group_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ def plans_of(queues: Iterable[Queue[Any]], options: Mapping[str, QueueOptions]) 
         for one in named(queue.schedules):
             try:
                 data = codec.encode(one.schedule.payload)
-                keys: dict[str, Any] = {} if queue.group is None else {"group": group_of(queue.group, codec.decode(data), queue.name)}
+                keys: dict[str, Any] = (
+                    {} if queue.group is None else {"group": group_of(queue.group, codec.decode(data), queue.name)}
+                )
             except (InvalidPayload, InvalidArgument) as error:
                 raise DeclarationError(f"{queue.location}: schedule {one.key!r}: {error}") from None
             if len(data) > (most := given.max_payload_bytes):

@@ -320,7 +320,7 @@ class Producer:
         return job, headers
 
     def _keys(self, queue: Queue[Any], data: bytes) -> dict[str, Any]:
-        """Return the keys of an encoded payload, made from what a handler would get, as extras. Raises InvalidArgument."""
+        """Return the keys of a payload as extras, made from what a handler gets. Raises InvalidArgument."""
         if queue.unique is None and queue.group is None:
             return {}
         return keys_of(queue, self._codecs[queue].decode(data))

@@ -20,13 +20,12 @@ from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
-from framework.service.groups import checked_group
 from framework.service.grouping.fan_in import FollowUp, Members, checked_then
 from framework.service.marking import Marking
 from framework.service.request import JobOptions, Request, Requests
 from framework.service.room import checked_block
 from framework.service.sender import CancelAnswer, Sender
-from framework.service.unique import Unique, checked
+from framework.service.unique import Unique, checked, checked_group
 from framework.service.upgrades import Upgradable
 
 if TYPE_CHECKING:
@@ -128,8 +127,8 @@ class Queue(_Declared, Upgradable, Marking[P]):
         max_running: jobs that run at once, over all processes and machines that share the store.
         rate: jobs that start in a second, minute or hour, over all of them: `100/s`, `30/m`, `5/h`.
         breaker: holds the queue while its attempts fail alike.
-        group: returns the key of the group to which the job of a payload belongs, such as its customer: text of 1 to 255
-            characters. The groups of the queue take turns.
+        group: returns the key of the group to which the job of a payload belongs, such as its customer: text of 1 to
+            255 characters. The groups of the queue take turns.
         group_limit: jobs of a group that run at once, over all processes and machines that share the store.
         group_order: "strict": the jobs of a group run one after the other, in the order of their enqueue. A job that
             waits for a retry keeps the others of its group waiting, and no others.

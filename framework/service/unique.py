@@ -1,4 +1,4 @@
-"""Unique keys of jobs, and what an enqueue says where another job has the key or the id already."""
+"""Keys of jobs: unique ones and those of groups, and what an enqueue says where another job has the key or the id."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from framework.model.errors import DeclarationError, Duplicate, InvalidArgument, caller_location
+from framework.model.errors import DeclarationError, Duplicate, InvalidArgument, caller_location, location
+from framework.model.extras import FIELDS
 from framework.model.job import JobId, running
 from framework.model.retry import LONGEST
-from framework.service.groups import group_of, key_by
 
 if TYPE_CHECKING:
     from framework.service.queues import Queue
@@ -125,3 +125,35 @@ def tell_of_duplicates(queue: Queue[Any], stored: Sequence[JobId], on_conflict: 
             lease.job.id,
             what,
         )
+
+
+def checked_group(group: Callable[[P], str] | None) -> Callable[[P], str] | None:
+    """Return the `group` of a queue if it can be one. Raises DeclarationError."""
+    if group is not None and not callable(group):
+        raise DeclarationError(
+            f"{caller_location()}: group={group!r:.60}: write a function, as in group=lambda message: message.customer"
+        )
+    return group
+
+
+def group_of(function: Callable[[Any], str], payload: Any, queue: str) -> str:
+    """Return the key of a payload's group. Raises InvalidArgument."""
+    return key_by(function, payload, "group", f"queue {queue!r}: the function of its group")
+
+
+def key_by(function: Callable[[Any], str], payload: Any, field: str, what: str) -> str:
+    """Return the key that a function makes of a payload. Raises InvalidArgument, which does not quote the payload.
+
+    Args:
+        field: the field of a job's extras for which the key is. what: words for the function.
+    """
+    code = getattr(function, "__code__", None)
+    what += f" ({location(code.co_filename, code.co_firstlineno)})" if code is not None else ""
+    try:
+        key: object = function(payload)
+    except Exception as error:
+        raise InvalidArgument(f"{what} raised {type(error).__name__}") from error
+    if not FIELDS[field].check(key):
+        returned = f"text of {len(key):,} characters" if isinstance(key, str) else type(key).__name__
+        raise InvalidArgument(f"{what} returned {returned}: must be {FIELDS[field].be}")
+    return str(key)

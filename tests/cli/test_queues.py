@@ -43,7 +43,7 @@ def test_json_is_as_promised(relay: Cli) -> None:
     found = relay.ok("queues", "relay", "--json").json
     keys = (
         "queue ready delayed in_flight dead bad oldest_age declared newer handler dead_letters seen max_length paused "
-        "held max_running rate"
+        "held max_running rate group_limit group_order"
     )
     assert [list(queue) for queue in found] == [keys.split()] * 3
     ages = {queue.pop("queue"): queue.pop("oldest_age") for queue in found}
@@ -52,7 +52,7 @@ def test_json_is_as_promised(relay: Cli) -> None:
     assert found[2] == {
         "ready": 1, "delayed": 0, "in_flight": 0, "dead": 0, "bad": 0, "declared": True, "newer": [],
         "handler": "digest", "dead_letters": False, "seen": None, "max_length": 3, "paused": False,
-        "held": False, "max_running": None, "rate": None,
+        "held": False, "max_running": None, "rate": None, "group_limit": None, "group_order": None,
     }  # fmt: skip
 
 

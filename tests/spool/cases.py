@@ -15,8 +15,8 @@ from framework.model.errors import EngineUnavailable, EnqueueFailed, EnqueueUnce
 from tests.support.settling import ack, bury, rest, retry
 
 from .cancel_cases import CANCEL_CASES
-from .kept_cases import KEPT_CASES
 from .group_cases import GROUP_CASES
+from .kept_cases import KEPT_CASES
 from .key_cases import KEY_CASES
 from .odd_cases import ODD_CASES, reopen, rescue
 from .segment_cases import SEGMENT_CASES

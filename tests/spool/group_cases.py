@@ -1,4 +1,4 @@
-"""Operations on jobs of groups in strict order, for the enumerators, as `cases`. All jobs but `other` have one group."""
+"""Operations on jobs of groups in strict order, for the enumerators, as `cases`."""
 
 from __future__ import annotations
 
@@ -103,7 +103,12 @@ def _claim(stage: Stage) -> None:
 GROUP_CASES = tuple(
     Case(f"group: {name}", prepare, act, queues=QUEUES, **more)  # type: ignore[arg-type]
     for name, prepare, act, more in (
-        ("enqueue", lambda s: s.store("other"), lambda s: s.broker.enqueue([job("n", group=GROUP)]), {"enqueues": ("n",)}),
+        (
+            "enqueue",
+            lambda s: s.store("other"),
+            lambda s: s.broker.enqueue([job("n", group=GROUP)]),
+            {"enqueues": ("n",)},
+        ),
         ("claim", stored, _claim, {}),
         ("claim beside a dead owner", _beside_others, _claim, {}),
         ("claim what is gone", _gone, _claim, {}),

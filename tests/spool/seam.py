@@ -12,7 +12,9 @@ from framework.engine.calls import Calls
 
 NAMES = tuple(name for name in vars(Calls) if not name.startswith("_"))
 WRITES = ("write", "pwrite")
-_CHANGES = frozenset((*WRITES, "ftruncate", "fallocate", "rename", "link", "symlink", "unlink", "mkdir", "rmdir", "mkfifo"))
+_CHANGES = frozenset(
+    (*WRITES, "ftruncate", "fallocate", "rename", "link", "symlink", "unlink", "mkdir", "rmdir", "mkfifo")
+)
 
 Hook = Callable[[str, tuple[Any, ...], dict[str, Any], Callable[..., Any]], Any]
 

@@ -18,7 +18,9 @@ from .stage import Case
 from .world import JOBS, STRICT, broker, claim, failure, files, ids, in_segments, job, one, settle_orphan
 
 
-@pytest.mark.parametrize("case", [case for case in GROUP_CASES if case.prepare in (claimed, again)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "case", [case for case in GROUP_CASES if case.prepare in (claimed, again)], ids=lambda c: c.name
+)
 def test_a_kill_at_any_call_keeps_the_order_of_the_group(case: Case, root: Path) -> None:
     """Until the first job of the group has ended, no other process gets the second one; afterwards one does.
 
@@ -64,7 +66,9 @@ def _assert_order_is_kept(place: Path) -> None:
 
 
 def _has_ended(place: Path) -> bool:
-    there = [path for path in files(place, "jobs/[rcd]*/*/*") if path.parent.parent.name in ("ready", "claimed", "delayed")]
+    there = [
+        path for path in files(place, "jobs/[rcd]*/*/*") if path.parent.parent.name in ("ready", "claimed", "delayed")
+    ]
     return len(there) < 2
 
 

@@ -60,7 +60,9 @@ def job(
         not_before=None if delay is None else now + delay,
         ttl=ttl,
         chosen_id=chosen,
-        extras=NONE if (priority, key, group) == (USUAL, None, None) else Extras(priority, key, until if key else None, group),
+        extras=NONE
+        if (priority, key, group) == (USUAL, None, None)
+        else Extras(priority, key, until if key else None, group),
     )
 
 

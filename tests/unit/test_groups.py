@@ -22,7 +22,8 @@ from framework import (
     Unique,
     WorkerApp,
 )
-from framework.model.groups import Groups
+from framework.model.extras import Extras, unpack
+from framework.model.limits import Groups
 from framework.service.options import resolve
 from framework.service.plans import plans_of
 from framework.service.settings import load_settings
@@ -104,7 +105,9 @@ def test_a_function_that_gives_no_key_is_named_at_the_enqueue(function: Any, sai
             lambda: App.mails.enqueue(Mail(to="secret@example.org")),
             lambda: App.mails.enqueue_many([Mail(to="secret@example.org")]),
         ):
-            with pytest.raises(InvalidArgument, match=f"queue 'mails': the function of its group .*test_groups.py:.*{said}") as caught:
+            with pytest.raises(
+                InvalidArgument, match=f"queue 'mails': the function of its group .*test_groups.py:.*{said}"
+            ) as caught:
                 enqueue()
             assert "secret" not in str(caught.value)
         assert t.enqueued(App.mails) == []
@@ -180,3 +183,23 @@ def test_a_schedule_whose_payload_has_no_group_is_refused_at_the_start() -> None
     queue = Queue[Mail]("mails", group=lambda mail: mail.to, schedules=[Every(30, Mail(to=""), key="often")])
     with pytest.raises(DeclarationError, match=r"schedule 'often': queue 'mails': the function of its group"):
         plans_of([queue], {"mails": queue.options})
+
+
+@pytest.mark.parametrize("group", ["a", "ä", 'q"uote', "b\\s", "x" * 255, "{", '","group":"z', None])
+@pytest.mark.parametrize(
+    "rest",
+    [{}, {"version": "1"}, {"unique_key": "{", "unique_scope": "done"}, {"other": {"inside": {"group": "no"}}}],
+    ids=str,
+)
+def test_stored_extras_are_read_as_they_were_written(group: str | None, rest: dict[str, Any]) -> None:
+    """Also by the short way, which reads what many jobs have in common once."""
+    for _ in range(2):
+        written = Extras(group=group, **rest)
+        found = unpack(written.text) if written.text else written
+        assert (found, found.text, found.ignored) == (written, written.text, ())
+
+
+def test_a_stored_group_of_no_use_is_ignored_and_kept() -> None:
+    for text in ('{"group":"","version":"1"}', '{"version":7,"group":"a"}'):
+        assert unpack(text).text == text
+        assert len(unpack(text).ignored) == 1

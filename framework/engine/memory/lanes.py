@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from framework.model.groups import Groups
+from framework.model.limits import Groups
 
 if TYPE_CHECKING:
     from framework.engine.memory.store import Row

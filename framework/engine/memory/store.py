@@ -83,26 +83,13 @@ class Shelf:
     """The rows of one queue. The heaps may hold entries of rows that have moved; these are skipped when popped."""
 
     def __init__(self, options: QueueSpec) -> None:
-        self._options = options
+        self.options = options
         self.rows: dict[int, Row] = {}
         self.counts: Counter[State] = Counter()
         self._ready: dict[int, list[tuple[int, int]]] = {}  # by priority: position, serial
         self._pops = 0
         self._delayed: list[tuple[float, int]] = []  # due, serial
         self._lanes = Lanes(self.rows)
-
-    @property
-    def options(self) -> QueueSpec:
-        """Return the latest declaration."""
-        return self._options
-
-    @options.setter
-    def options(self, options: QueueSpec) -> None:
-        before, self._options = self._options.groups, options
-        if (before is None) != (options.groups is None):
-            self._ready, self._lanes = {}, Lanes(self.rows)
-            for row in self.rows.values():
-                self._put_in_order(row)
 
     @property
     def length(self) -> int:
@@ -115,11 +102,8 @@ class Shelf:
     def put(self, row: Row) -> None:
         self.rows[row.serial] = row
         self.counts[row.state] += 1
-        self._put_in_order(row)
         if row.state == "delayed":
             heapq.heappush(self._delayed, (row.eligible_at, row.serial))
-
-    def _put_in_order(self, row: Row) -> None:
         if self.options.groups is not None:
             self._lanes.put(row)
         elif row.state == "ready":
@@ -198,7 +182,13 @@ class MemoryStore:
 
     def declare(self, queues: Sequence[QueueSpec]) -> None:
         for options in queues:
-            self._shelves.setdefault(options.name, Shelf(options)).options = options
+            shelf = self._shelves.setdefault(options.name, Shelf(options))
+            if (shelf.options.groups is None) != (options.groups is None):  # its rows are in another order now
+                before, shelf = shelf, Shelf(options)
+                self._shelves[options.name] = shelf
+                for row in before.rows.values():
+                    shelf.put(row)
+            shelf.options = options
             handlers = self._handlers.setdefault(options.name, set())
             if options.handled:
                 handlers.add(options.service)

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from framework.engine.postgres.groups import Turns
-from framework.engine.postgres.limits import Limits
+from framework.engine.postgres.limits import Limits, Turns
 from framework.engine.postgres.rows import COLUMNS, Key, Row
 from framework.engine.postgres.starving import Starving
 from framework.model.job import Lease
@@ -28,6 +27,7 @@ POLL = 0.1  # seconds between looks where a pooler keeps notifications away
 LOOK_BACK = 0.1  # least time in seconds between two looks below the floor
 LONG_LOOK = 0.25  # seconds; a shorter look is made at once where a notification says that a job is below the floor
 LOWEST = -(2**63)
+_OF_LIMITS = "%s, %s, %s::int[], %s::bigint[], %s, %s::int[], %s::float8[], %s::float8[], %s::float8[], %s::float8[]"
 _OF_GROUPS = "%s::boolean[], %s::int[], %s::boolean[], %s::bigint[], %s::boolean[]"
 _AT = {name: at for at, name in enumerate(Row._fields)}
 
@@ -135,12 +135,11 @@ class Claims:
                 f"select {COLUMNS} from {engine.schema}.claim_1(%s, %s, %s::int[], %s::bigint[], %s)", values
             )
         values += limits.arguments(numbers)
-        of_limits = "%s, %s, %s::int[], %s::bigint[], %s, %s::int[], %s::float8[], %s::float8[], %s::float8[], %s::float8[]"
         if not grouped:
             return limits.jobs(
-                engine.link.rows(f"select {COLUMNS} from {engine.schema}.claim_2({of_limits})", values), _AT
+                engine.link.rows(f"select {COLUMNS} from {engine.schema}.claim_2({_OF_LIMITS})", values), _AT
             )
-        query = f"select {COLUMNS} from {engine.schema}.claim_3({of_limits}, {_OF_GROUPS})"
+        query = f"select {COLUMNS} from {engine.schema}.claim_3({_OF_LIMITS}, {_OF_GROUPS})"
         return limits.jobs(self.turns.jobs(engine.link.rows(query, values + self.turns.arguments(numbers)), _AT), _AT)
 
     def _listen(self, numbers: Sequence[int]) -> None:

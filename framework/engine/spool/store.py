@@ -15,9 +15,9 @@ from framework.engine.calls import Calls
 from framework.engine.spool.claim import life, markers, order
 from framework.engine.spool.claim.cancelling import Marks
 from framework.engine.spool.claim.claim import Claim, Reader
+from framework.engine.spool.claim.lanes import Lanes
 from framework.engine.spool.claim.life import Owner
 from framework.engine.spool.claim.limits import Limits
-from framework.engine.spool.claim.lanes import Lanes
 from framework.engine.spool.claim.markers import Readers
 from framework.engine.spool.claim.notifier import Claims, Notifier, Waker
 from framework.engine.spool.claim.promote import Promote
@@ -38,7 +38,6 @@ from framework.engine.spool.upkeep.maintain import Maintain
 from framework.engine.spool.upkeep.rescue import Rescue
 from framework.model.errors import EngineError, EngineUnavailable
 from framework.model.options import QueueOptions, QueueSpec
-
 
 SWEEP_EVERY = 20.0  # seconds between two looks for marks of groups that are left without their jobs
 

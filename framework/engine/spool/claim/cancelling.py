@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from framework.engine.spool.claim import order
 from framework.engine.spool.claim.listing import Names
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
@@ -67,6 +68,7 @@ def unmark(disk: Disk, queue: QueueDir, stem: str) -> None:
 def set_aside(disk: Disk, queue: QueueDir, source: str, name: Name, job: Job, inode: int) -> bool:
     """Move a job's file into `cancelled/`, and free its id and key; return False if it is not there. Raises OSError."""
     target = f"{queue.cancelled}/{name}"
+    order.ends(disk, queue, name)
     return keys.leave(disk, queue, name, job.id, inode, lambda: disk.move(source, target))
 
 

@@ -3,7 +3,8 @@
 A job's name has a hash of its group, and such a job always has a file of its own, so names alone tell all: what waits
 in ready/, and what is claimed in claimed/, also by dead owners until their rescue. Nothing else is counted or kept, so
 a process that is killed leaves nothing to repair. Where groups have a limit, one process of the queue claims at a time
-(`Limits.alone`): it lists what the others have claimed, and takes from lanes with room. `order.py` has the strict order.
+(`Limits.alone`): it lists what the others have claimed, and takes from lanes with room. For the strict order see
+`order.py`.
 
 Jobs without a group are one more lane, in the order of any queue. Lanes are this process's own: they are extended by
 what the listings of buckets have more than at the last look, and made anew now and then, because names may come back.
@@ -16,14 +17,14 @@ from collections import Counter, deque
 
 from framework.engine.spool.claim import order
 from framework.engine.spool.claim.life import Owner
-from framework.engine.spool.claim.listing import FULL_LOOK, LEAST_AGE, Listing, first_there
+from framework.engine.spool.claim.listing import FULL_LOOK, LEAST_AGE, Listing, Names, first_there
 from framework.engine.spool.claim.setbacks import Setbacks
 from framework.engine.spool.disk.clock import HORIZON, Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.format import names
 from framework.model.extras import USUAL
-from framework.model.groups import Groups
+from framework.model.limits import Groups
 
 LOOK = 0.05  # seconds until the next claim, where jobs wait for others of their groups
 NEVER = float("inf")
@@ -44,6 +45,7 @@ class Lanes(Listing):
         self._turn: deque[str] = deque()
         self._full: set[str] = set()  # out of turn until the next claim
         self._blocked: set[str] = set()  # out of turn until the next look, because their next job is not listed
+        self._claimers = Names(disk, f"{queue.base}/claimed")
         self._freed: list[str] = []  # lanes whose job another thread has settled
         self._running: Counter[str] = Counter()
         self._seen: dict[str, list[str]] = {}  # the names of each bucket that are in the lanes, or were
@@ -63,14 +65,14 @@ class Lanes(Listing):
         return super().path(entry) if bucket is None else f"{self._base}/{bucket}/{entry}"
 
     def begin(self, owner: Owner, *, stranded: bool) -> None:
-        """Begin a claim from groups with a limit, of which no other is under way: count what is claimed. Raises OSError.
+        """Count what is claimed: a claim from groups with a limit begins, and no other is under way. Raises OSError.
 
         Args:
             stranded: the owner's directory may hold jobs of which it has no lease.
         """
         base, own = f"{self._queue.base}/claimed", [] if stranded else list(owner.tokens)
         self._running = Counter(names.group_of(entry) for entry in own if names.GROUP in entry)
-        for wid in self._disk.listdir(base):
+        for wid in self._claimers():
             if not wid.endswith(".lock") and (stranded or wid != owner.wid):
                 entries = self._disk.listdir(f"{base}/{wid}")
                 self._running.update(names.group_of(entry) for entry in entries if names.GROUP in entry)

@@ -2,8 +2,9 @@
 
 All processes on the spool share the file `limits` of a queue. A byte that one has locked is the right to one lease; the
 kernel frees the bytes of a process that dies, so none is ever lost. Locks belong to the open file, as with `flock`, and
-are taken byte by byte. Groups with a limit have one byte more, for the process that claims: `lanes.py`. The record is read and written under the lock of the first byte. It is not made durable: after a
-power cut a rate may give one burst more, and a hold may be forgotten.
+are taken byte by byte. Groups with a limit have one byte more, for the process that claims: `lanes.py`. The record is
+read and written under the lock of the first byte. It is not made durable: after a power cut a rate may give one burst
+more, and a hold may be forgotten.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The strict order of groups: the marks of jobs that were claimed and wait again.
 
-Such a job (a retry, a release) is the next of its group, wherever it is. `groups/<hash>` is a symbolic link whose target
-is the stem of its name: it is made and read in one step, and leads nowhere. It is made before the job leaves its
-claimer's directory, where it counts as running, and removed before the job leaves its queue for good. So of a process
-that is killed between two steps, a job is left that runs or has a mark; a mark that is left without its job is removed
-by maintenance, and keeps only its own group waiting meanwhile. After a power cut the same holds, because a journal keeps
-the order of these steps.
+Such a job (a retry, a release) is the next of its group, wherever it is. `groups/<hash>` is a symbolic link to the stem
+of its name: it is made and read in one step, and leads nowhere. It is made before the job leaves its claimer's
+directory, where it counts as running, and removed before the job leaves its queue for good. So a process that is killed
+between two steps leaves a job that runs or has a mark. Maintenance removes a mark that is left without its job, which
+keeps only its own group waiting meanwhile. After a power cut the same holds, because a journal keeps the order of these
+steps.
 """
 
 from __future__ import annotations

@@ -200,7 +200,9 @@ class Settle:
         if self._in_segment(token):
             return self._end(token, token.segment.store.settle(token, free=False))
         self._leave_segment(token)
-        if not (token.name.chosen or token.name.other):  # it has no entry, and its home may not even be there
+        if token.name.delivery > 1:  # else it has never waited again
+            order.ends(self._disk, token.owner.queue, token.name)
+        if not (token.name.chosen or token.name.key):  # it has no entry, and its home may not even be there
             return self._end(token, self._disk.unlink(token.path))
         home = self._spool.queue(job.queue)
         found = keys.leave(self._disk, home, token.name, job.id, token.inode, lambda: self._disk.unlink(token.path))

@@ -105,7 +105,7 @@ class Enqueue:
 
     @staticmethod
     def _kind(job: Job) -> tuple[bool, bool]:
-        """Return whether a job waits for its time, and whether its name says how it is claimed; no segment takes either."""
+        """Return whether a job waits for its time, and whether its name tells its turn; no segment takes either."""
         return job.not_before is not None, job.extras.priority != USUAL or job.extras.group is not None
 
     def _fits(self, job: Job) -> bool:

@@ -17,7 +17,6 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from itertools import chain
 
-from framework.engine.spool.claim import order
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
@@ -56,7 +55,6 @@ def leave(disk: Disk, home: QueueDir, name: Name | None, job_id: str, inode: int
     Args:
         home: the job's home queue. name: of the file; None: it is a bad one, which has no entry.
     """
-    order.ends(disk, home, name)
     return ids.leave(disk, "" if name is None else entry_that_ends(home, name, job_id), inode, act)
 
 

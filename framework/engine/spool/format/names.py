@@ -6,8 +6,9 @@ stamp: 20 digits, nanoseconds; producer, counter, random: hexadecimal; not befor
 epoch; priority: only where it is not 5; `i`: the caller chose the id. Other fields come from newer versions: a field
 that begins with a small letter is kept and has no meaning here, but for four. `o<hex>` is the first stamp of a job
 with a new one, which has the time of the job's id; `u<hash>` tells the unique key of a job that can hold one while it
-lives, and `w<hash>` one that it holds for a time; `g<hash>` tells its group. A field that begins with a capital needs a newer reader, and its file
-is left alone. A file whose name does not fit the pattern is not the spool's, and is never touched.
+lives, and `w<hash>` one that it holds for a time; `g<hash>` tells its group. A field that begins with a capital needs a
+newer reader, and its file is left alone. A file whose name does not fit the pattern is not the spool's, and is never
+touched.
 
 Runnable jobs are in buckets, whose names sort in the order of claims: first one bucket for each priority below 5, then
 the buckets of ten seconds and the batches, then one for each priority above 5. So an urgent job is found however many

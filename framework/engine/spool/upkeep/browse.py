@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from framework.engine.spool.claim import markers
+from framework.engine.spool.claim import markers, order
 from framework.engine.spool.disk.clock import Clock
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir, queue_of
@@ -226,6 +226,7 @@ class Browse:
         if stored.index >= 0:
             return discard(self._disk, stored.path, stored.index)
         home, job_id = self._queue(stored.job.queue), stored.job.id
+        order.ends(self._disk, home, stored.name)
         return keys.leave(self._disk, home, stored.name, job_id, stored.inode, lambda: self._disk.unlink(stored.path))
 
     def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Stored]:
