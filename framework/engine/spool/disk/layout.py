@@ -2,9 +2,9 @@
 
 `<root>/<queue>/` holds tmp, ready/<bucket>, segments, claimed/<wid>, delayed/<minute>, dead, bad, ids/<xx>, schedules,
 depth, `doorbell` (the notifier), the marker `segmented.2`, where the queue was paused `ready/paused` or `resumed`,
-where a job was cancelled `cancels` and `cancelled`, where jobs are members of fan-ins `fan-ins`, and where it has limits
-`limits`. Beside the queues lie
-`declared.<service>`, `leader.<name>.lock`, the clock, and the runner's directories.
+where a job was cancelled `cancels` and `cancelled`, where jobs are members of fan-ins `fan-ins`, and where it has
+limits `limits`. Beside the queues lie `declared.<service>`, `leader.<name>.lock`, the clock, and the runner's
+directories.
 """
 
 from __future__ import annotations
