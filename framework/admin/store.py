@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 from framework.engine.port import Engine, Inspector, QueueStats, State, open_engine, shown
-from framework.model.errors import EngineError, UsageError
+from framework.model.errors import EngineError, SettingsError, UsageError
 from framework.model.options import QueueOptions, QueueSpec
 from framework.service.app import WorkerApp
 from framework.service.options import all_queues, resolve
@@ -203,6 +203,14 @@ def is_missing(url: str, root: Path | None) -> bool:
     except OSError as error:
         why = f"{error.strerror} for uid {os.geteuid()}"
         raise EngineError(f"spool {root}: {why}: run this as the workers' user, or set WORKER_ENGINE_URL") from error
+
+
+def is_missing_at(url: str) -> bool:
+    """Return whether a URL names a directory that does not exist; False also where it is wrong in another way."""
+    try:
+        return is_missing(url, root_of(url))
+    except (SettingsError, EngineError):
+        return False
 
 
 @contextmanager

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from framework.admin.compatibility import MOST_CAUSES, Group, Missing, groups, missing
+from framework.admin.store import is_missing_at
 from framework.cli.output import Column, counted, print_json, table, warn
 from framework.cli.service import Service, opened_at
+from framework.engine.port import shown
+from framework.model.errors import UsageError
 
 SAMPLES = 10_000
 UNKNOWN = "-"
@@ -25,7 +28,9 @@ COLUMNS = (
 
 def print_against(service: Service, url: str, samples: int, *, as_json: bool) -> int:
     """Print which payloads of a store the service could not read; return the exit code."""
-    with opened_at(url, service, runs=False) as look:
+    if url and is_missing_at(url):
+        raise UsageError(f"--against={shown(url)!r}: there is no such directory: give the URL of the running service")
+    with opened_at(url, service, runs=False, option="--against") as look:
         found, absent = groups(look.store, samples), missing(look.store)
     code = look.say()
     if as_json:

@@ -15,7 +15,7 @@ from framework.admin import store
 from framework.admin.store import Store
 from framework.cli.output import hear_warnings, warn
 from framework.engine.port import JobView
-from framework.model.errors import UsageError
+from framework.model.errors import SettingsError, UsageError
 from framework.model.options import QueueOptions
 from framework.service.app import WorkerApp
 from framework.service.loading import load_app
@@ -25,6 +25,8 @@ from framework.service.settings import Settings, check_names, load_settings
 from framework.telemetry import environment
 
 MODULE_HELP = "MODULE is the service's module, or module:Name. It may be left out where WORKER_MODULE is set."
+
+_VARIABLE = "WORKER_ENGINE_URL"  # how an error of the URL begins
 
 
 @dataclass(frozen=True)
@@ -150,14 +152,21 @@ def opened(service: Service, *, create: bool = False) -> Generator[Look, None, N
 
 
 @contextmanager
-def opened_at(url: str, service: Service | None = None, *, runs: bool = True) -> Generator[Look, None, None]:
+def opened_at(
+    url: str, service: Service | None = None, *, runs: bool = True, option: str = "--url"
+) -> Generator[Look, None, None]:
     """Open the store at a URL inside the block, or that of the settings, with a service or without one.
 
-    See `admin.store.opened`.
+    See `admin.store.opened`. An error of the URL names the option that it comes from.
     """
     settings = load_settings() if service is None else service.settings
     hear_warnings()
-    with store.opened(settings, None if service is None else service.app, url=url, runs=runs) as found:
-        for note in found.notes:
-            warn(note)
-        yield Look(service, found)
+    try:
+        with store.opened(settings, None if service is None else service.app, url=url, runs=runs) as found:
+            for note in found.notes:
+                warn(note)
+            yield Look(service, found)
+    except (SettingsError, UsageError) as error:
+        if not url or not str(error).startswith(_VARIABLE):
+            raise
+        raise UsageError(option + str(error).removeprefix(_VARIABLE)) from error

@@ -222,19 +222,25 @@ def test_an_empty_url_is_the_store_of_the_settings(cli: Cli) -> None:
     assert cli.run("check", "service", "--against=").rows == check(cli).rows
 
 
-def test_a_store_that_does_not_exist_has_nothing_unreadable(cli: Cli) -> None:
+def test_a_store_that_does_not_exist_is_refused_and_an_empty_one_is_not(cli: Cli) -> None:
+    """Regression: a mistyped path passed the pipeline with a warning."""
     cli.write("service.py", module("to: str"))
-    result = cli.ok("check", "service", "--against", "spool:./nowhere")
-    assert "nowhere does not exist yet: no job was ever enqueued there; give the worker's own URL" in result.err
+    for more in ((), ("--json",)):
+        result = cli.run("check", "service", "--against", "spool:./nowhere", *more)
+        assert (result.code, result.out) == (2, "")
+        assert result.error == (
+            "--against='spool:./nowhere': there is no such directory: give the URL of the running service"
+        )
     assert not (cli.home / "nowhere").exists()
-    assert cli.ok("check", "service", "--against", "spool:./nowhere", "--json").json == []
+    (cli.home / "empty").mkdir(mode=0o700)
+    assert cli.ok("check", "service", "--against", "spool:./empty", "--json").json == []
 
 
 @pytest.mark.parametrize(
     ("args", "code", "error"),
     [
         (("--against",), 2, "requires an argument"),
-        (("--against", "nonsense"), 2, "WORKER_ENGINE_URL='nonsense'"),
+        (("--against", "nonsense"), 2, "--against='nonsense': no engine ''; there are spool:"),
         (("--against", "spool:"), 2, "write spool:DIR"),
         (("--against", "memory:"), 2, "lives in one process"),
         (("--against", "spool:/dev/null"), 3, "/dev/null"),

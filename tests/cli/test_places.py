@@ -118,3 +118,12 @@ def fill(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def test_a_wrong_url_of_an_option_names_that_option(cli: Cli) -> None:
+    """Regression: the error spoke of WORKER_ENGINE_URL, which was right."""
+    for command in (("jobs", "list"), ("queues",), ("pause", "some-queue")):
+        result = cli.run(*command, "--url", "./spool")
+        assert (result.code, result.out) == (2, "")
+        assert result.error.startswith("--url='./spool': no engine ''; there are spool:")
+        assert result.error.endswith("did you mean spool:./spool?")
