@@ -39,6 +39,8 @@ class Lines:
         levels = {kind.value: _LEVEL_OF_OUTCOME.get(kind, "info") for kind in Kind}
         # Looked up for every job. Where the level is above info, most outcomes are not in it.
         self._level_of = {kind: level for kind, level in levels.items() if logs.passes(LEVELS[level])}
+        if not logs.successes:
+            self._level_of.pop(Kind.SUCCEEDED.value, None)
 
     def say_lost(self) -> None:
         """Write how many lines were dropped, as soon as a line can be written."""
