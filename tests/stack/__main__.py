@@ -12,12 +12,13 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
-from tests.stack.backends import Backends, validated
+from tests.stack.backends import ALL, Backends, validated
 from tests.stack.build import CannotBuild, Programs, programs
 from tests.stack.check_logs import LogStore, check_logs
-from tests.stack.check_metrics import MetricChecks
+from tests.stack.check_metrics import MetricChecks, odd_labels, parts
 from tests.stack.check_queries import (
     check_alerts,
     check_dashboards,
@@ -30,11 +31,14 @@ from tests.stack.check_traces import arrived, check_traces
 from tests.stack.layout import Layout
 from tests.stack.pins import Pins
 from tests.stack.prometheus import Prometheus
+from tests.stack.promised import PROMISED
 from tests.stack.report import Report
 from tests.stack.run import Plan, Run
 from tests.stack.spans import Traces
-from tests.support.programs import NotInTime
+from tests.support.live_check import do_everything
+from tests.support.programs import NotInTime, wait_for
 from tests.support.registry import violations
+from tests.support.tree import Tree
 
 CALM = Plan("", jobs=240, rate=5)
 # Attempts that waited longer than two seconds are roots of their own, so both shapes of a trace are seen; and many
@@ -77,6 +81,28 @@ def sampled_run(report: Report, backends: Backends, prometheus: Prometheus, run:
     MetricChecks(report, prometheus, run, came).sums()
 
 
+def everything_run(report: Report, backends: Backends, prometheus: Prometheus, tree: Tree, layout: Layout) -> None:
+    """A service that does all that the example does not: schedules, limits, batches, cancels, other versions."""
+    report.section("a service that makes every metric")
+    backends.keep(ALL)
+    telemetry = {name: value for name, value in layout.environ("worker").items() if name.startswith("OTEL_")}
+    began = time.time()
+    with closing(tree):
+        do_everything(tree, backends.every, **telemetry | {"OTEL_SERVICE_NAME": "everything"})
+        report.equal(tree.stop(), 0, "exit code of `worker run`")
+    rare = {f"{name}{part}" for name, promise in PROMISED.items() if promise.rare for part in parts(promise)}
+    try:
+        wait_for(lambda: rare <= prometheus.names(), "the last metrics", 40)
+    except NotInTime:
+        pass  # the check will tell
+    report.none(
+        rare - prometheus.names(), "every metric that the example does not make is there", ", ".join(sorted(rare))
+    )
+    rows = {name: prometheus.series(name + '{service_name="everything"}', began, time.time() + 60) for name in rare}
+    odd = [(name, wrong) for name in rare for row in rows[name] if (wrong := odd_labels(PROMISED[name], row, ""))]
+    report.none(odd, "with the labels that were promised", f"{sum(map(len, rows.values()))} series")
+
+
 def live_check(report: Report, backends: Backends) -> None:
     """All traffic of this test against the registry of our names (`observability/registry/`)."""
     report.section("the registry of names")
@@ -115,6 +141,7 @@ def everything(report: Report, pins: Pins, built: Programs, place: Path) -> None
         calm_traces, _ = [one_run(report, backends, prometheus, run) for run in runs]
         report.section("log lines")
         check_logs(report, runs[0], LogStore(backends.victorialogs), calm_traces)
+        everything_run(report, backends, prometheus, Tree(_made(place / "run-everything")), layout)
         sampled_run(report, backends, prometheus, Run(SAMPLED, layout, place / "run-sampled"))
         nowhere = f"http://{layout.address('receiver', 8900)}/nowhere"
         refused = Plan("refused", jobs=40, rate=10, environ={"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": nowhere})
@@ -136,6 +163,11 @@ def everything(report: Report, pins: Pins, built: Programs, place: Path) -> None
             time.sleep(float(os.environ["KEEP"]))
 
 
+def _made(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing that was started is left
     report = Report()
@@ -148,7 +180,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="stack-test-") as place:
         try:
             everything(report, pins, built, Path(place))
-        except NotInTime as error:
+        except (NotInTime, AssertionError) as error:
             report.check(False, "everything came about in time", error)
     return report.kill_reason()
 
