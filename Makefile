@@ -92,7 +92,7 @@ first-job: $(READY) ## Seconds from an empty directory to the first job that sur
 
 up: ## The compose stack: collector, Jaeger, Prometheus, VictoriaLogs, Grafana and the example (needs Docker)
 	docker compose up --build --detach
-	@echo "Jaeger http://127.0.0.1:16686  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090"
+	@echo "Jaeger http://127.0.0.1:16686  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  Logs http://127.0.0.1:9428/select/vmui"
 
 down: ## Ends the compose stack and removes its volumes
 	docker compose down --volumes
