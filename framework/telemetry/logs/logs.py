@@ -189,7 +189,7 @@ class Logs:
     def _rendered(self, level: str, keys: Keys) -> bytes:
         """Process a line as structlog's chain does for its own loggers."""
         around = respected(None, level, structlog.contextvars.get_contextvars())
-        return self._render(None, level, self._complete(None, level, around | keys))
+        return self._render(None, level, self._complete(None, level, {**around, **keys}))
 
 
 class RecordHandler(logging.Handler):
