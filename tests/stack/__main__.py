@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.stack.backends import ALL, Backends, validated
 from tests.stack.build import CannotBuild, Programs, programs
-from tests.stack.check_logs import LogStore, check_logs
+from tests.stack.check_logs import LogStore, check_logs, check_lost_lines
 from tests.stack.check_metrics import MetricChecks, odd_labels, parts
 from tests.stack.check_queries import (
     check_alerts,
@@ -78,6 +78,7 @@ def sampled_run(report: Report, backends: Backends, prometheus: Prometheus, run:
     backends.check()
     report.equal(run.code, 0, "exit code of `worker run`")
     came = check_sampling(report, run, backends.every, backends.kept)
+    check_lost_lines(report, run, LogStore(backends.victorialogs), came)
     MetricChecks(report, prometheus, run, came).sums()
 
 

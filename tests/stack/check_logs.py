@@ -65,6 +65,14 @@ def check_logs(report: Report, run: Run, store: LogStore, traces: Traces) -> Non
     _panels(report, run, store)
 
 
+def check_lost_lines(report: Report, run: Run, store: LogStore, traces: Traces) -> None:
+    """For a run with kills: what maintenance said of killed attempts leads to their spans."""
+    lines = store.lines(f'{{"service.name"="{run.service("worker")}"}} _msg:="attempt_lost"', run)
+    astray = [line["job_id"] for line in lines if line.get("span_id") not in traces.spans]
+    report.none(astray, "lines of killed attempts lead to their spans", len(lines))
+    report.check(lines, "there are such lines", len(lines))
+
+
 def _links(report: Report, run: Run, store: LogStore) -> None:
     """The queries behind Grafana's links, for an attempt of this run."""
     sources = {source["uid"]: source["jsonData"] for source in load(_DATASOURCES)["datasources"]}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from docs import examples
 from framework.model import events as e
 from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.logs.writer import PIPE_BUF, LineWriter
@@ -388,6 +389,22 @@ def test_otlp_logs_are_opt_in(receiver, wanted):
         assert logs[0].attributes["order"] == 7
         assert logs[0].attributes["queue"] == "deliveries"
         assert logs[0].resource["service.name"] == "relay"
+
+
+def test_a_record_about_an_attempt_has_the_ids_of_its_span(receiver):
+    """What maintenance says of a killed attempt, outside of every span."""
+    run(
+        """
+        from docs.examples import FAILED
+        telemetry = start(identity(role="maintenance"), load_settings())
+        telemetry.subscribe(FAILED)
+        telemetry.shutdown(5)
+        """,
+        receiver.env() | {"OTEL_LOGS_EXPORTER": "otlp"},
+    )
+    (log,) = [log for log in receiver.logs() if log.body == "attempt_lost"]
+    assert (log.trace_id, log.span_id) == (examples.TRACE, examples.SPAN)
+    assert log.attributes["job_id"] == "job-1"
 
 
 def test_a_payload_is_never_logged_by_the_framework(receiver, stations):
