@@ -85,7 +85,7 @@ check: $(READY) ## The declarations of the example service
 faults: $(READY) ## The long fault suites: kills, power cuts, interleavings (BUDGET=minutes, ONLY=names; some parts need root)
 	@$(BIN)/python -m tests.faults
 
-stack-test: $(READY) ## Builds collector, Jaeger and Prometheus with Go, runs the example against them, checks what they show
+stack-test: $(READY) ## Builds collector, Jaeger, Prometheus and VictoriaLogs with Go, runs the example against them, checks what they show
 	@$(BIN)/python -m tests.stack
 
 $(BENCH_READY): pyproject.toml
@@ -100,9 +100,9 @@ bench: $(BENCH_READY) ## Ours and the peers side by side; QUICK=1 takes some two
 first-job: $(READY) ## Seconds from an empty directory to the first job that survives kill -9: plain, FastAPI, Django
 	@$(BIN)/python -m bench.sixty_seconds
 
-up: ## The compose stack: collector, Jaeger, Prometheus, Grafana and the example (needs Docker)
+up: ## The compose stack: collector, Jaeger, Prometheus, VictoriaLogs, Grafana and the example (needs Docker)
 	docker compose up --build --detach
-	@echo "Jaeger http://127.0.0.1:16686  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090"
+	@echo "Jaeger http://127.0.0.1:16686  Grafana http://127.0.0.1:3000  Prometheus http://127.0.0.1:9090  Logs http://127.0.0.1:9428/select/vmui"
 
 down: ## Ends the compose stack and removes its volumes
 	docker compose down --volumes

@@ -58,6 +58,8 @@ WHAT = {
     "cost_key": "the key of the baggage, such as `tenant`, by which costs are also counted; empty: by queue only",
     "log_level": "the least level that is written",
     "log_format": "of standard output; `auto`: columns on a terminal, JSON otherwise",
+    "log_keys": "other names for keys of log lines on standard output: `event=message,level=severity`",
+    "log_successes": "write the line `job_finished` of jobs that succeeded",
     "loop_blocked_after": "seconds for which a handler may hold an event loop until a warning names it",
     "telemetry_flush": "seconds that a process which leaves gives to its exporters",
     "payload_errors": "what messages say of a payload that does not fit: declared fields and pydantic's error `types`, "

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
 from framework.model.errors import SettingsError
@@ -37,6 +37,17 @@ def _host_and_port(text: str) -> str:
     if text and not (host and sound):
         raise ValueError("write it as host:port, for instance 127.0.0.1:8080")
     return text
+
+
+def _pairs(given: Any) -> Any:
+    """Return the names of `event=message,level=severity`."""
+    if not isinstance(given, str):
+        return given
+    pairs = [item.partition("=") for item in given.split(",") if item.strip()]
+    found = {old.strip(): new.strip() for old, _, new in pairs}
+    if not all(found) or not all(found.values()) or len(set(found.values())) < len(pairs):
+        raise ValueError("write it as key=name,key=name, each key and each name once: event=message,level=severity")
+    return found
 
 
 def _version(text: str) -> str:
@@ -126,6 +137,7 @@ class Settings(BaseSettings):
         job_costs: measure the processor time and the growth of memory of each run of a sync handler.
         cost_key: the key of the baggage by which costs are also counted; empty = by queue only.
         log_level, log_format: what is written to standard output; auto = console on a terminal, JSON otherwise.
+        log_keys: other names for keys of log lines; log_successes: write `job_finished` of jobs that succeeded.
         loop_blocked_after: seconds for which a handler may hold an event loop until a warning names it.
         telemetry_flush: seconds that a process gives to its exporters when it leaves.
         payload_errors: what messages say about a payload that does not fit; types = nothing of its content.
@@ -154,6 +166,8 @@ class Settings(BaseSettings):
     cost_key: str = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
+    log_keys: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
+    log_successes: bool = True
     loop_blocked_after: _AboveZero = 1.0
     telemetry_flush: _MayBeZero = 1.0
     payload_errors: Annotated[Literal["types", "full"], _ANY_CASE] = "types"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -14,14 +14,15 @@ from framework.model.fan_in import Ended
 from framework.model.handling import Context
 from framework.service.app import Slot, WorkerApp
 from framework.testing.memory import Harness
+from framework.testing.traces import Span, Trace
 
-__all__ = ["Harness", "context", "harness"]
+__all__ = ["Harness", "Span", "Trace", "context", "harness"]
 
 A = TypeVar("A", bound=WorkerApp)
 
 
 @contextmanager
-def harness(app: type[A] | A, /) -> Generator[Harness[A], None, None]:
+def harness(app: type[A] | A, /, *, traces: bool = False) -> Generator[Harness[A], None, None]:
     """Run an app's jobs in memory: inside the block, everything that is enqueued stays in the harness.
 
     `lifespan` is open during the block, with a slot of the first queue that has a handler; `alifespan` is open during
@@ -30,15 +31,28 @@ def harness(app: type[A] | A, /) -> Generator[Harness[A], None, None]:
 
     Args:
         app: a WorkerApp, or an instance of one.
+        traces: record spans, for `t.trace(job)`: those of enqueues and attempts, and what handlers make with
+            OpenTelemetry. If this process has no provider of spans, it gets one, which exports nothing and stays.
+
+    Raises:
+        RuntimeError: spans cannot be recorded here.
     """
-    made = Harness(app() if isinstance(app, type) else app)
-    handlers = list(made.app.worker_handlers.values())
-    with made.installed(), ExitStack() as opened:
+    with ExitStack() as opened:
+        spans = opened.enter_context(_recording()) if traces else None
+        made = Harness(app() if isinstance(app, type) else app, spans)
+        handlers = list(made.app.worker_handlers.values())
+        opened.enter_context(made.installed())
         opened.callback(made.fakes.put)
         if handlers:
             opened.enter_context(made.app.lifespan(Slot(handlers[0].queue, 0)))
         with made.fakes.test():
             yield made
+
+
+def _recording() -> AbstractContextManager[list[Any]]:
+    from framework.telemetry.recording import recording  # imports the SDK
+
+    return recording()
 
 
 def context(

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.engine.port import JobView, State
-from framework.model.attempt import Attempt, NoTracing
+from framework.model.attempt import Attempt, NoTracing, Tracing
 from framework.model.events import Event, HookFailed
 from framework.model.exceptions import clear_locals
 from framework.model.handling import Progress
@@ -25,8 +25,10 @@ from framework.service.codec import codec_for
 from framework.service.options import resolve
 from framework.service.producer import Producer
 from framework.service.queues import DeadLetter, Queue
+from framework.service.sender import NoSending, Sending
 from framework.testing.fakes import Fakes
 from framework.testing.loop import Loop, refuse_loop, stay_cancelled
+from framework.testing.traces import Trace, trace_of
 from framework.worker.executor import Executor, dead_letter_of
 
 P = TypeVar("P")
@@ -77,15 +79,17 @@ class Harness(Generic[A]):
     failures: list[Failure]
     progress: dict[str, Progress]
 
-    def __init__(self, app: A) -> None:
+    def __init__(self, app: A, spans: Sequence[Any] | None = None) -> None:
         self.app = app
+        self._spans = spans
+        self._tracing, sending = _traced(spans is not None)
         self.failures = []
         self.progress = {}
         self._clock = Clock()
         self._store = MemoryStore()
         self._engine = MemoryEngine(self._store, incarnation="harness", clock=self._clock)
         self._engine.open([self._options(queue) for queue in app.worker_queues.values()])
-        self._producer = Producer(self._engine, options=self._options, clock=self._clock)
+        self._producer = Producer(self._engine, options=self._options, sending=sending, clock=self._clock)
         self.fakes = Fakes(app)
 
     def enqueued(self, queue: Queue[P], /) -> list[P]:
@@ -104,6 +108,18 @@ class Harness(Generic[A]):
         self._engine.open([self._options(one) for one in both])
         views = [view for one in both for view in self._browse(one.name, "dead", "delayed", "ready")]
         return [_letter(view) for view in views if view.is_dead_letter and queue.name in (view.queue, view.job.queue)]
+
+    def trace(self, job_id: str, /) -> Trace:
+        """Return the spans that a job has made so far, as a tree: its `send`, its attempts, and everything below them,
+        such as the jobs that its handler enqueued. `str(t.trace(job_id))` is the tree as text.
+
+        Raises:
+            RuntimeError: the harness records no spans: `harness(App, traces=True)`.
+            ValueError: there is no span of such a job.
+        """
+        if self._spans is None:
+            raise RuntimeError("no spans are recorded: use harness(..., traces=True)")
+        return trace_of(job_id, self._spans)
 
     def drain(self, *queues: Queue[Any], raise_errors: bool = True) -> int:
         """Run jobs one after the other until none is left, over every delay and backoff, without sleeping.
@@ -247,7 +263,7 @@ class Harness(Generic[A]):
         handler = self.app.worker_handlers[name]
         options = self._options(handler.queue)
         made = Executor(
-            self.app, handler, options, tracing=NoTracing(), emit=self._emit, swallows=_ENDS, clock=self._clock
+            self.app, handler, options, tracing=self._tracing, emit=self._emit, swallows=_ENDS, clock=self._clock
         )
         made.save, made.progress = self._engine.save, self._report
         return made
@@ -261,6 +277,15 @@ class Harness(Generic[A]):
     def _emit(self, event: Event) -> None:
         if isinstance(event, HookFailed):
             log.warning("%s failed: %s\n%s", event.hook, event.error, event.traceback)
+
+
+def _traced(wanted: bool) -> tuple[Tracing, Sending]:
+    """Return what makes spans; not wanted: what makes none."""
+    if not wanted:
+        return NoTracing(), NoSending()
+    from framework.telemetry.recording import recorded  # imports the SDK
+
+    return recorded(MemoryEngine.features.system)
 
 
 async def _together(executor: Executor, attempts: Sequence[Attempt]) -> None:

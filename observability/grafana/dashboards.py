@@ -13,6 +13,7 @@ from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from observability.grafana.blocks import Column, Query, dashboard_of, heat, lines, number, rows, variable
+from observability.grafana.log_lines import log_lines
 
 TARGET = Path(__file__).parent / "dashboards"
 RATE = "[$__rate_interval]"
@@ -355,7 +356,8 @@ def out(verb: str) -> list[Query]:
 def files() -> dict[str, str]:
     """File name to JSON, of every dashboard."""
     found = {}
-    for name, make in (("overview", overview), ("queue", queue), ("workers", workers), ("pipeline", pipeline)):
+    boards = {"overview": overview, "queue": queue, "workers": workers, "pipeline": pipeline, "logs": log_lines}
+    for name, make in boards.items():
         board = make().build()
         for number_, panel in enumerate(board.panels or (), 1):
             panel.id_val = number_

@@ -43,7 +43,8 @@ def test_the_file_fits_the_compose_schema() -> None:
 
 
 def test_every_service_of_the_stack_is_there() -> None:
-    assert set(SERVICES) == {*OURS, *ON_POSTGRES, "postgres", "otel-collector", "jaeger", "prometheus", "grafana"}
+    assert set(SERVICES) == {*OURS, *ON_POSTGRES, "postgres", "otel-collector", "jaeger", "prometheus",
+                             "victorialogs", "grafana"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -180,12 +181,36 @@ def test_a_replaced_process_neither_starts_nor_disturbs_a_series() -> None:
     assert COLLECTOR["processors"]["resource/slots"]["attributes"] == [{"key": "process.pid", "action": "delete"}]
 
 
-def test_the_memory_limiter_is_first_in_every_pipeline() -> None:
+def test_spans_are_counted_before_they_are_sampled() -> None:
+    pipelines, connectors = COLLECTOR["service"]["pipelines"], COLLECTOR["connectors"]
+    sampling = [name for name, pipeline in pipelines.items() if "tail_sampling" in pipeline["processors"]]
+    assert sampling == ["traces/sampled"]
+    assert set(pipelines["traces/sampled"]["receivers"]) == {"forward/sampling"} <= set(connectors)
+    assert set(pipelines["traces"]["exporters"]) == {"span_metrics", "forward/sampling"}
+    assert pipelines["traces/sampled"]["exporters"] == ["otlp_grpc/jaeger"]
+    kept = {policy["name"]: policy for policy in COLLECTOR["processors"]["tail_sampling"]["policies"]}
+    assert kept["failed"]["status_code"] == {"status_codes": ["ERROR"]}
+    assert kept["share"]["probabilistic"]["sampling_percentage"] == "${env:TRACES_KEPT:-25}"
+    assert SERVICES["otel-collector"]["environment"] == {"TRACES_KEPT": "${TRACES_KEPT:-25}"}
+
+
+def test_lines_go_to_the_log_store_and_the_worker_sends_them() -> None:
+    exporter = COLLECTOR["exporters"]["otlp_http/victorialogs"]
+    assert exporter["logs_endpoint"] == "http://victorialogs:9428/insert/opentelemetry/v1/logs"
+    assert "process.pid" not in exporter["headers"]["VL-Stream-Fields"]
+    assert COLLECTOR["service"]["pipelines"]["logs"]["exporters"] == ["otlp_http/victorialogs"]
+    assert SERVICES["worker"]["environment"]["OTEL_LOGS_EXPORTER"] == "otlp"
+    plugin = SERVICES["grafana"]["environment"]["GF_PLUGINS_PREINSTALL_SYNC"]
+    assert re.fullmatch(r"victoriametrics-logs-datasource@\d+\.\d+\.\d+", plugin)
+
+
+def test_the_memory_limiter_is_first_in_every_pipeline_from_outside() -> None:
     pipelines = COLLECTOR["service"]["pipelines"]
     parts = {"connectors", "receivers", "exporters"}
     known = {name for part in parts for name in COLLECTOR[part]}
     for pipeline in pipelines.values():
-        assert pipeline["processors"][0] == "memory_limiter"
+        from_outside = set(pipeline["receivers"]) & set(COLLECTOR["receivers"])
+        assert (pipeline["processors"][0] == "memory_limiter") == bool(from_outside)
         assert {*pipeline["receivers"], *pipeline["exporters"]} <= known
 
 

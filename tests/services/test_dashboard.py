@@ -86,9 +86,12 @@ def expressions() -> Iterator[tuple[str, str]]:
     """(where, PromQL) of every panel, variable, rule and datasource link."""
     for name, panel in panels():
         for target in panel["targets"]:
-            yield f"{name}: {panel['title']} {target['refId']}", target["expr"]
+            if target["datasource"]["uid"] == "prometheus":
+                yield f"{name}: {panel['title']} {target['refId']}", target["expr"]
     for name, board in BOARDS.items():
         for variable in board["templating"]["list"]:
+            if variable["type"] == "textbox":
+                continue
             match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
             assert match
             assert match[2] in LABELS
@@ -176,6 +179,7 @@ TITLES: Mapping[str, set[str]] = {
         "Telemetry given up", "Age of the newest metrics", "Collector: in", "Collector: out",
         "Collector: not delivered", "Collector: queues",
     },
+    "logs": {"Lines by level", "Lines", "Warnings and errors"},
 }  # fmt: skip
 
 
@@ -200,11 +204,12 @@ def test_the_alerts_that_telemetry_promises_are_there() -> None:
 
 def test_datasources_have_the_uids_that_the_others_name() -> None:
     uids = {source["uid"] for source in DATASOURCES}
-    assert uids == {"prometheus", "jaeger"}
+    assert uids == {"prometheus", "jaeger", "victorialogs"}
+    kinds = {source["uid"]: source["type"] for source in DATASOURCES}
     for board in BOARDS.values():
-        named = re.findall(r'"datasource": \{"type": "prometheus", "uid": "(\w+)"\}', json.dumps(board))
-        assert named
-        assert set(named) == {"prometheus"}
+        named = set(re.findall(r'"datasource": \{"type": "([\w-]+)", "uid": "(\w+)"\}', json.dumps(board)))
+        assert named == {(kinds[uid], uid) for _, uid in named}
+        assert len(named) == 1
     prometheus = next(source for source in DATASOURCES if source["uid"] == "prometheus")
     assert prometheus["jsonData"]["timeInterval"] == "15s"
     (destination,) = prometheus["jsonData"]["exemplarTraceIdDestinations"]
@@ -223,8 +228,32 @@ def test_links_lead_to_dashboards_and_variables_that_exist() -> None:
         match = re.match(r"/d/([\w-]+)\?", url)
         assert match
         assert set(re.findall(r"var-(\w+)=", url)) <= uids[match[1]]
-    everything = json.dumps(BOARDS) + json.dumps(DATASOURCES)
-    assert not re.search("loki|tracesToLogs", everything, re.IGNORECASE), "there is no Loki to lead to"
+
+
+def test_a_span_leads_to_its_lines_and_a_line_to_its_trace() -> None:
+    sources = {source["uid"]: source["jsonData"] for source in DATASOURCES}
+    to_logs = sources["jaeger"]["tracesToLogsV2"]
+    assert (to_logs["datasourceUid"], to_logs["customQuery"]) == ("victorialogs", True)
+    assert fields_of(to_logs["query"]) == {"trace_id", "span_id"}
+    (to_trace,) = sources["victorialogs"]["derivedFields"]
+    assert (to_trace["matcherType"], to_trace["matcherRegex"]) == ("label", "trace_id")
+    assert (to_trace["datasourceUid"], to_trace["url"]) == ("jaeger", "$${__value.raw}")
+
+
+def test_queries_for_lines_name_only_fields_that_lines_have() -> None:
+    targets = [(panel, target) for _, panel in panels() for target in panel["targets"] if "queryType" in target]
+    assert {panel["title"] for panel, _ in targets} == TITLES["logs"]
+    texts = {variable["name"] for variable in BOARDS["logs"]["templating"]["list"]}
+    for panel, target in targets:
+        assert fields_of(target["expr"]) <= {"trace_id", "span_id", "job_id", "severity_number", "severity_text"}
+        assert set(re.findall(r"\$(\w+)", target["expr"])) == texts == {"trace", "job"}
+        assert target["queryType"] == ("instant" if panel["type"] == "logs" else "statsRange")
+
+
+def fields_of(query: str) -> set[str]:
+    """Fields that a query in LogsQL filters or groups by."""
+    text = re.sub(r'"[^"]*"', '""', query)
+    return set(re.findall(r"([\w.]+):", text)) | set(re.findall(r"by \((\w+)\)", text))
 
 
 def test_times_come_with_exemplars_and_heat_maps() -> None:

@@ -1,4 +1,4 @@
-"""Builds the collector, Jaeger and Prometheus through Go's module proxy into a cache outside the repository.
+"""Builds collector, Jaeger, Prometheus and VictoriaLogs through Go's module proxy into a cache outside the repository.
 
 The first time takes some ten minutes on two cores, afterwards nothing: a program is named by its version and what went
 into it.
@@ -22,6 +22,7 @@ from tests.stack.pins import Pins, load
 
 _BUILDER = "go.opentelemetry.io/collector/cmd/builder"
 _PROMETHEUS = "github.com/prometheus/prometheus"
+_LOGS = "github.com/VictoriaMetrics/VictoriaLogs"
 _JAEGER = "github.com/jaegertracing/jaeger/cmd/jaeger"
 _PATIENCE = 3600  # seconds for one command of Go's
 
@@ -38,6 +39,7 @@ class Programs:
     jaeger: Path
     prometheus: Path
     promtool: Path
+    victorialogs: Path
 
 
 def cache() -> Path:
@@ -50,17 +52,19 @@ def programs(pins: Pins, say: Callable[[str], None]) -> Programs:
     """What is there already, the rest built. Raises CannotBuild."""
     if shutil.which("go") is None:
         raise CannotBuild(
-            "make stack-test builds the collector, Jaeger and Prometheus, and needs Go: https://go.dev/dl"
+            "make stack-test builds the collector, Jaeger, Prometheus and VictoriaLogs, and needs Go: https://go.dev/dl"
         )
     wanted = manifest(load("otel-collector.yaml"), pins.collector)
     mark = hashlib.sha256(wanted.encode()).hexdigest()[:12]
     prometheus = _built(f"prometheus-{pins.prometheus}", say, lambda place: _prometheus(place, pins.prometheus))
+    logs = _built(f"victorialogs-{pins.victorialogs}", say, lambda place: _victorialogs(place, pins.victorialogs))
     return Programs(
         collector=_built(f"otelcol-{pins.collector}-{mark}", say, lambda place: _collector(place, wanted, pins))
         / "otelcol",
         jaeger=_built(f"jaeger-{pins.jaeger}", say, lambda place: _jaeger(place, pins.jaeger)) / "jaeger",
         prometheus=prometheus / "prometheus",
         promtool=prometheus / "promtool",
+        victorialogs=logs / "victoria-logs",
     )
 
 
@@ -90,18 +94,29 @@ def _built(name: str, say: Callable[[str], None], build: Callable[[Path], Sequen
 
 def _collector(place: Path, wanted: str, pins: Pins) -> Sequence[Path]:
     (place / "manifest.yaml").write_text(wanted)
-    _go(place, "run", f"{_BUILDER}@{pins.collector}", "--config=manifest.yaml")
+    _go(place, "run", f"{_BUILDER}@{pins.collector}", "--config=manifest.yaml", "--skip-compilation")
+    _go(place, "build", "-o", "otelcol", ".")  # not the builder's flags: what the programs share is compiled once
     return [place / "otelcol"]
 
 
 def _prometheus(place: Path, version: str) -> Sequence[Path]:
-    source = json.loads(_go(place, "mod", "download", "-json", f"{_PROMETHEUS}@{version}"))["Dir"]
-    copy = place / "source"  # the module cache is read-only, and these are its own main packages
+    _go(_source(place, _PROMETHEUS, version), "build", "-o", f"{place}/", "./cmd/prometheus", "./cmd/promtool")
+    return [place / "prometheus", place / "promtool"]
+
+
+def _victorialogs(place: Path, version: str) -> Sequence[Path]:
+    _go(_source(place, _LOGS, version), "build", "-o", f"{place}/", "./app/victoria-logs")
+    return [place / "victoria-logs"]
+
+
+def _source(place: Path, module: str, version: str) -> Path:
+    """Copy a module's source out of Go's cache, which is read-only: a main package builds in its own module."""
+    source = json.loads(_go(place, "mod", "download", "-json", f"{module}@{version}"))["Dir"]
+    copy = place / "source"
     shutil.copytree(source, copy, copy_function=shutil.copyfile)
     for directory in (copy, *(path for path in copy.rglob("*") if path.is_dir())):
         directory.chmod(0o755)
-    _go(copy, "build", "-o", f"{place}/", "./cmd/prometheus", "./cmd/promtool")
-    return [place / "prometheus", place / "promtool"]
+    return copy
 
 
 def _jaeger(place: Path, version: str) -> Sequence[Path]:

@@ -41,15 +41,15 @@ class MetricChecks:
     def series(self) -> None:
         """Names, labels, and one series per slot."""
         names = {name for name in self._prometheus.names() if name.startswith(_OURS)}
-        plain = {f"{name}{part}" for name, promise in PROMISED.items() for part in _parts(promise)}
+        plain = {f"{name}{part}" for name, promise in PROMISED.items() for part in parts(promise)}
         rare = {name for name, promise in PROMISED.items() if promise.rare}
         self._report.none(plain - names - rare, "every promised metric is there", f"{len(PROMISED)} metrics")
         self._report.none(names - plain, "no metric that nobody promised")
         wrong, twice = [], []
         for name, promise in PROMISED.items():
-            for part in _parts(promise):
+            for part in parts(promise):
                 rows = self._rows(name + part)
-                wrong += [(name, odd) for row in rows if (odd := _odd_labels(promise, row, part))]
+                wrong += [(name, odd) for row in rows if (odd := odd_labels(promise, row, part))]
                 twice += self._too_many(name, promise, rows)
         self._report.none(wrong, "labels are those promised, never a job id, pid or host")
         self._report.none(twice, "one series per slot and attributes, kills or not")
@@ -167,11 +167,13 @@ def _plain(counts: Mapping[Any, float]) -> dict[object, int]:
     return {key: int(value) for key, value in sorted(counts.items(), key=str)}
 
 
-def _parts(promise: Promise) -> tuple[str, ...]:
+def parts(promise: Promise) -> tuple[str, ...]:
+    """The series of a metric, by what is added to its name."""
     return ("_bucket", "_sum", "_count") if promise.histogram else ("",)
 
 
-def _odd_labels(promise: Promise, row: Labels, part: str) -> object:
+def odd_labels(promise: Promise, row: Labels, part: str) -> object:
+    """The labels that a series lacks or should not have; None: it is as promised."""
     labels = set(row) - {"__name__"} - RESOURCE - ({"le"} if part == "_bucket" else set())
     missing, extra = promise.labels - labels, labels - promise.labels - promise.maybe
     return {"missing": missing, "extra": extra} if missing or extra or set(row) < RESOURCE else None

@@ -21,14 +21,14 @@ def arrived(run: Run, jaeger: str) -> Traces:
     """All traces of a run, once its last attempt is there."""
     try:
         for ran in run.ran[-5:]:
-            wait_for(partial(_has, jaeger, ran), "the last spans", 20)
+            wait_for(partial(_has, jaeger, ran), "the last spans", 40)  # the collector decides about a trace after 10 s
     except NotInTime:
         pass  # the checks will tell
     ids = {ran.trace for ran in run.ran}
-    found = Traces(jaeger, ids)
+    found = Traces.in_jaeger(jaeger, ids)
     # An attempt that is a root of its own refers to its creation by a link only.
     linked = {trace for span in found.spans.values() for trace in span.linked_traces}
-    return Traces(jaeger, ids | linked) if linked - ids else found
+    return Traces.in_jaeger(jaeger, ids | linked) if linked - ids else found
 
 
 def _has(jaeger: str, ran: Ran) -> bool:

@@ -27,13 +27,14 @@ class Pins:
     collector: str
     prometheus: str
     jaeger: str
+    victorialogs: str
 
     @classmethod
     def read(cls) -> Pins:
         """From docker-compose.yml. ValueError names an image that is not pinned to a release."""
         services = load("docker-compose.yml")["services"]
-        found = {name: services[name]["image"] for name in ("otel-collector", "prometheus", "jaeger")}
-        collector, prometheus, jaeger = (_release(found[name]) for name in ("otel-collector", "prometheus", "jaeger"))
+        found = {name: services[name]["image"] for name in ("otel-collector", "prometheus", "jaeger", "victorialogs")}
+        collector, prometheus, jaeger, logs = (_release(image) for image in found.values())
         return cls(
             images=found,
             collector="v{}.{}.{}".format(*collector),
@@ -41,6 +42,7 @@ class Pins:
             prometheus=f"v0.{prometheus[0]}{prometheus[1]:02}.{prometheus[2]}",
             # Up to 2.13 (v1.76.0) each release of Jaeger 2 had a tag of version 1, too; the module's path has no /v2.
             jaeger=f"v1.{jaeger[1] + 63}.{jaeger[2]}",
+            victorialogs="v{}.{}.{}".format(*logs),
         )
 
 

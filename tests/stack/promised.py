@@ -22,7 +22,7 @@ class Promise:
     Attributes:
         labels: beside those of the resource, on every series; maybe: on some.
         histogram: `_bucket`, `_sum` and `_count`.
-        rare: there are series only while something is wrong.
+        rare: there are series only once something has happened that does not happen to the example.
         processes: how many of a tree may have series of it at most; 0 = a slot's queue decides.
     """
 
@@ -53,6 +53,12 @@ PROMISED: Final = {
     "worker_job_unreadable_total": Promise(_QUEUE, rare=True),
     "worker_job_cpu_time_seconds_total": Promise(_QUEUE, rare=True),  # with WORKER_JOB_COSTS
     "worker_job_memory_growth_bytes_total": Promise(_QUEUE, rare=True),
+    "worker_schedule_ticks_total": Promise(
+        _QUEUE | {"worker_schedule_key", "worker_schedule_outcome"}, processes=1, rare=True
+    ),
+    "worker_operator_acts_total": Promise(
+        _QUEUE | {"worker_operator_verb", "worker_operator_name"}, processes=1, rare=True
+    ),
     "worker_slots_limit": Promise(_QUEUE),
     "worker_slots_used": Promise(_QUEUE),
     "worker_processes": Promise({"messaging_system_name", "worker_process_state"}, processes=1),

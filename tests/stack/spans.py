@@ -1,4 +1,4 @@
-"""Spans as Jaeger has them, by its v3 API: OTLP in JSON."""
+"""Spans as Jaeger has them, by its v3 API: OTLP in JSON; or as a receiver of ours got them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.programs import get
+from tests.support.received import SeenSpan
 
 KINDS = ("unspecified", "internal", "server", "client", "producer", "consumer")
 STATUS = ("unset", "ok", "error")
@@ -25,6 +26,7 @@ class Seen:
     span: str
     parent: str
     start: int
+    end: int
     status: str
     attributes: Mapping[str, Any]
     links: tuple[str, ...]
@@ -44,17 +46,30 @@ class Traces:
         twice: ids that came more than once.
     """
 
-    def __init__(self, jaeger: str, trace_ids: Iterable[str]) -> None:
+    def __init__(self, spans: Iterable[Seen]) -> None:
         self.spans: dict[str, Seen] = {}
         self.children: dict[str, list[Seen]] = defaultdict(list)
         self.twice: list[str] = []
-        for trace_id in sorted(set(trace_ids)):
-            for span in fetch(jaeger, trace_id):
-                if span.span in self.spans:
-                    self.twice.append(span.span)
-                    continue
-                self.spans[span.span] = span
-                self.children[span.parent].append(span)
+        for span in spans:
+            if span.span in self.spans:
+                self.twice.append(span.span)
+                continue
+            self.spans[span.span] = span
+            self.children[span.parent].append(span)
+
+    @classmethod
+    def in_jaeger(cls, jaeger: str, trace_ids: Iterable[str]) -> Traces:
+        return cls(span for trace_id in sorted(set(trace_ids)) for span in fetch(jaeger, trace_id))
+
+    @classmethod
+    def received(cls, spans: Iterable[SeenSpan]) -> Traces:
+        return cls(_received(span) for span in spans)
+
+    def by_trace(self) -> Mapping[str, list[Seen]]:
+        found = defaultdict(list)
+        for span in self.spans.values():
+            found[span.trace].append(span)
+        return found
 
     def named(self, name: str, kind: str | None = None) -> list[Seen]:
         """Spans of a name, and of a kind, in the order in which they started."""
@@ -91,11 +106,29 @@ def _spans(result: Mapping[str, Any]) -> Iterator[Seen]:
                     span=span["spanId"],
                     parent=span.get("parentSpanId", ""),
                     start=int(span["startTimeUnixNano"]),
+                    end=int(span["endTimeUnixNano"]),
                     status=STATUS[span.get("status", {}).get("code", 0)],
                     attributes=_attributes(span),
                     links=tuple(link["spanId"] for link in span.get("links", ())),
                     linked_traces=tuple(link["traceId"] for link in span.get("links", ())),
                 )
+
+
+def _received(span: SeenSpan) -> Seen:
+    return Seen(
+        service=span.resource.get("service.name", ""),
+        name=span.name,
+        kind=span.kind,
+        trace=span.trace_id,
+        span=span.span_id,
+        parent=span.parent_id,
+        start=span.start,
+        end=span.end,
+        status=span.status,
+        attributes=span.attributes,
+        links=tuple(link.span_id for link in span.links),
+        linked_traces=tuple(link.trace_id for link in span.links),
+    )
 
 
 def _attributes(holder: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 from tests.support.received import SeenPoint, SeenSpan
 
 PLACE: Final = Path(__file__).parents[2] / "observability" / "registry"
-_TYPES: Final[dict[str, type]] = {"int": int, "double": float, "boolean": bool, "string": str, "string[]": tuple}
+_TYPES: Final[dict[str, type]] = {"int": int, "double": float, "boolean": bool, "string": str, "string[]": list}
 _OTHER: Final = {"_OTHER"}
 # Where too many series share one, see docs/observability.md.
 _SHARED: Final = "otel.metric.overflow"
@@ -62,6 +62,8 @@ def violations(spans: Iterable[SeenSpan], points: Iterable[SeenPoint]) -> set[st
         if span.name.startswith("batch "):
             found |= set(_wrong("batch span", known.spans["batch"], span.attributes))
         found |= set(_undefined(span.name.split()[0], span.attributes))
+        for name, attributes in span.events:
+            found |= set(_undefined(f"event {name}", attributes))
     for point in points:
         found |= set(_undefined(point.name, point.attributes))
         if point.name.startswith("worker."):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from docs import examples
 from framework.model import events as e
 from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.logs.writer import PIPE_BUF, LineWriter
@@ -157,6 +158,60 @@ def test_a_handler_of_logging_that_writes_elsewhere_stays_and_one_to_standard_er
     )
     assert [line["event"] for line in json_lines(out)] == ["once"]
     assert (tmp_path / "file").read_text() == "once\n"
+
+
+HOST = """
+    import logging, structlog
+    log = structlog.get_logger()
+    telemetry = start(identity(), load_settings())
+    def talk(ctx):
+        structlog.contextvars.bind_contextvars(tenant="blue", process="mine")
+        logging.getLogger("shop").warning("by %s", "logging", extra={"order": 7, "job_id": "mine", "logger": "x"})
+        ctx.log.info("by ctx", level="loud", timestamp="noon", trace_id="mine", queue="mine", order=8)
+        ctx.log.bind(attempt=99).info("by a bound ctx")
+        log.info("by structlog", span_id="mine")
+    run_jobs(telemetry, 1, "talk", talk)
+    telemetry.shutdown(5)
+"""
+
+
+def test_extra_fields_arrive_and_nothing_that_a_handler_gives_replaces_a_key_of_the_framework(receiver):
+    by_event = {line["event"]: line for line in json_lines(run(HOST, receiver.env()))}
+    finished_line = by_event["job_finished"]
+    ours = ("process", "queue", "job_id", "attempt", "trace_id", "span_id")
+    given = {name: {k: v for k, v in line.items() if k.startswith("given_")} for name, line in by_event.items()}
+    assert given.pop("by logging") == {"given_job_id": "mine", "given_logger": "x", "given_process": "mine"}
+    assert given.pop("by ctx") == {"given_level": "loud", "given_timestamp": "noon", "given_trace_id": "mine",
+                                   "given_queue": "mine", "given_process": "mine"}  # fmt: skip
+    assert given.pop("by a bound ctx") == {"given_attempt": 99, "given_process": "mine"}
+    assert given.pop("by structlog") == {"given_span_id": "mine", "given_process": "mine"}
+    for event in ("by logging", "by ctx", "by a bound ctx", "by structlog"):
+        line = by_event[event]
+        assert {key: line[key] for key in ours} == {key: finished_line[key] for key in ours}, event
+        assert line["timestamp"].endswith("+00:00")
+        assert line["tenant"] == "blue"
+    assert (by_event["by logging"]["order"], by_event["by logging"]["logger"]) == (7, "shop")
+    assert (by_event["by logging"]["level"], by_event["by ctx"]["level"]) == ("warning", "info")
+
+
+def test_keys_have_the_names_that_the_host_wants_on_standard_output_alone(receiver):
+    names = {"WORKER_LOG_KEYS": "event=message,level=severity", "OTEL_LOGS_EXPORTER": "otlp"}
+    out = run(HOST.replace('"mine", order=8', '"mine", message="theirs"'), receiver.env() | names)
+    lines = {line["message"]: line for line in json_lines(out)}
+    assert set(lines) == {"by logging", "by ctx", "by a bound ctx", "by structlog", "job_finished"}
+    assert not any({"event", "level"} & set(line) for line in lines.values())
+    assert lines["by logging"]["severity"] == "warning"
+    assert lines["by ctx"]["given_message"] == "theirs"
+    assert {log.body for log in receiver.logs()} == set(lines)
+    assert next(log for log in receiver.logs() if log.body == "by ctx").attributes["message"] == "theirs"
+
+
+def test_lines_of_successes_can_be_muted_alone(receiver, stations):
+    station = stations(log_successes=False)
+    station.bus.emit(finished("succeeded"))
+    station.bus.emit(finished("retried", reason="error", error_type="ValueError", message="no"))
+    station.bus.emit(finished("discarded", message="late"))
+    assert [line["outcome"] for line in station.lines()] == ["retried", "discarded"]
 
 
 @pytest.mark.parametrize("render", [JsonRenderer(None), ConsoleRenderer(colors=False, limit=None)])
@@ -334,6 +389,22 @@ def test_otlp_logs_are_opt_in(receiver, wanted):
         assert logs[0].attributes["order"] == 7
         assert logs[0].attributes["queue"] == "deliveries"
         assert logs[0].resource["service.name"] == "relay"
+
+
+def test_a_record_about_an_attempt_has_the_ids_of_its_span(receiver):
+    """What maintenance says of a killed attempt, outside of every span."""
+    run(
+        """
+        from docs.examples import FAILED
+        telemetry = start(identity(role="maintenance"), load_settings())
+        telemetry.subscribe(FAILED)
+        telemetry.shutdown(5)
+        """,
+        receiver.env() | {"OTEL_LOGS_EXPORTER": "otlp"},
+    )
+    (log,) = [log for log in receiver.logs() if log.body == "attempt_lost"]
+    assert (log.trace_id, log.span_id) == (examples.TRACE, examples.SPAN)
+    assert log.attributes["job_id"] == "job-1"
 
 
 def test_a_payload_is_never_logged_by_the_framework(receiver, stations):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from framework.model import events as e
-from framework.model.attempt import Attempt, NoTracing
+from framework.model.attempt import Attempt, NoTracing, SilentLogger
 from framework.model.job import keys_of
 from framework.model.outcome import Kind
 from framework.service.app import Logger
@@ -21,13 +21,13 @@ _SILENT = frozenset({e.JobsClaimed, e.JobCost, e.JobsSettled, e.QueueObserved})
 
 
 class LogTracing(NoTracing):
-    """Tracing without spans. Log lines still name their job."""
+    """Tracing without spans. Log lines still name their job; without `logs` a handler's lines are not written."""
 
-    def __init__(self, logs: Logs) -> None:
+    def __init__(self, logs: Logs | None) -> None:
         self._logs = logs
 
     def logger(self, attempt: Attempt) -> Logger:
-        return self._logs.bound(keys_of(attempt.lease))
+        return SilentLogger() if self._logs is None else self._logs.bound(keys_of(attempt.lease))
 
 
 class Lines:
@@ -39,6 +39,8 @@ class Lines:
         levels = {kind.value: _LEVEL_OF_OUTCOME.get(kind, "info") for kind in Kind}
         # Looked up for every job. Where the level is above info, most outcomes are not in it.
         self._level_of = {kind: level for kind, level in levels.items() if logs.passes(LEVELS[level])}
+        if not logs.successes:
+            self._level_of.pop(Kind.SUCCEEDED.value, None)
 
     def say_lost(self) -> None:
         """Write how many lines were dropped, as soon as a line can be written."""

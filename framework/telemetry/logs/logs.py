@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, cast
@@ -25,11 +25,11 @@ from framework.model.text.redaction import hider
 from framework.service.app import Logger
 from framework.service.settings import Settings
 from framework.telemetry.export.health import swallowed
+from framework.telemetry.logs.keys import Keys, extra_of, renamed, respected
 from framework.telemetry.logs.render import ConsoleRenderer, JsonRenderer
 from framework.telemetry.logs.values import text_of
 from framework.telemetry.logs.writer import LineWriter
 
-Keys = MutableMapping[str, Any]
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 # At info they log a line per HTTP request, often one per job, without new information.
@@ -56,7 +56,7 @@ class Logs:
     """The renderer and writer of one process's log lines.
 
     Args:
-        settings: log_level and log_format.
+        settings: log_level, log_format, log_keys and log_successes.
         writer: takes the lines.
         process: the slot, named in every line.
         hide: removes the secrets of the environment from a text.
@@ -67,6 +67,8 @@ class Logs:
     ) -> None:
         self.level = LEVELS[settings.log_level]
         self._process = process
+        self._names = settings.log_keys
+        self.successes = settings.log_successes
         self.writer = writer
         self._hide = hide or hider(os.environ)
         console = settings.log_format == "console" or (settings.log_format == "auto" and writer.is_terminal)
@@ -78,6 +80,7 @@ class Logs:
         writer.notice = self._lost
         self._processors: list[Any] = [
             structlog.contextvars.merge_contextvars,
+            respected,
             structlog.processors.add_log_level,
             structlog.processors.format_exc_info,
             self._complete,
@@ -138,7 +141,7 @@ class Logs:
         return level >= self.level
 
     def _complete(self, _logger: object, _method: str, keys: Keys) -> Keys:
-        """Add time, process, job and trace, the most common keys first. A key that the caller gave is kept."""
+        """Add time, process, job and trace, the most common keys first. A key that is there stays."""
         first: dict[str, Any] = {
             "timestamp": keys.pop("timestamp", None) or datetime.now(UTC).isoformat(timespec="microseconds"),
             "level": keys.pop("level", "info"),
@@ -154,20 +157,23 @@ class Logs:
     def _render(self, logger: object, method: str, keys: Keys) -> bytes:
         if self.also is not None:
             self.also(keys)
-        return self._renderer(logger, method, keys)
+        return self._renderer(logger, method, renamed(keys, self._names) if self._names else keys)
 
     def say_lost(self) -> None:
         """Write how many lines were dropped, as soon as a line can be written."""
         self.writer.say_lost()
 
     def _lost(self, lines: int) -> bytes:
-        keys: Keys = {"event": "log_lines_lost", "level": "warning", "lines": lines}
-        return self._renderer(None, "warning", self._complete(None, "warning", keys))
+        keys = self._complete(None, "warning", {"event": "log_lines_lost", "level": "warning", "lines": lines})
+        return self._renderer(None, "warning", renamed(keys, self._names))
 
     def write_record(self, record: logging.LogRecord) -> None:
-        """Write a record of the standard library's logging as a line like any other."""
+        """Write a record of the standard library's logging, with its `extra`, as a line like any other."""
         level = record.levelname.lower()
+        told = record.name.partition(".")[0] in _LIBRARIES  # what these say may have addresses in it
+        extra = {} if told else respected(None, level, extra_of(record))
         keys: dict[str, Any] = {
+            **extra,
             "event": record.getMessage(),
             "level": "error" if level == "critical" else level,
             "logger": record.name,
@@ -176,14 +182,14 @@ class Logs:
         if record.exc_info:
             keys["exc_info"] = record.exc_info
         keys = dict(structlog.processors.format_exc_info(None, level, keys))
-        if record.name.partition(".")[0] in _LIBRARIES:
+        if told:
             keys |= {key: self._hide(text_of(keys[key])) for key in ("event", "exception") if key in keys}
         self.put(self._rendered(level, keys))
 
     def _rendered(self, level: str, keys: Keys) -> bytes:
         """Process a line as structlog's chain does for its own loggers."""
-        keys = self._complete(None, level, structlog.contextvars.merge_contextvars(None, level, keys))
-        return self._render(None, level, keys)
+        around = respected(None, level, structlog.contextvars.get_contextvars())
+        return self._render(None, level, self._complete(None, level, {**around, **keys}))
 
 
 class RecordHandler(logging.Handler):

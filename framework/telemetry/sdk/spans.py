@@ -46,7 +46,7 @@ class SpanTracing(LogTracing):
     def __init__(
         self,
         tracer: Tracer,
-        logs: Logs,
+        logs: Logs | None,
         *,
         system: str,
         linkage: Linkage,
