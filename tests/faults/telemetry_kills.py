@@ -3,7 +3,7 @@
     JOBS=100000 SEED=1 python -m tests.faults.telemetry_kills
 
 DEAD=1 makes the collector refuse everything for half of the jobs; `make faults` runs both kinds in turn, by budget.
-Exit code 1 where something does not add up.
+ENGINE=postgres takes a PostgreSQL server of its own instead of a spool. Exit code 1 where something does not add up.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from framework.process.scoreboard import READY, SlotState
 from tests.faults import report as reports
 from tests.faults.report import Report
+from tests.support import postgres
 from tests.support.ledger import read
 from tests.support.processes import kill
 from tests.support.receiver import Receiver
@@ -86,7 +88,7 @@ class Run:
                     queue.enqueue_many(list(range(first, min(share, first + 1000))))
 
     def _left(self) -> int:
-        return unfinished(Told, self.tree.root)
+        return unfinished(Told, self.tree.url)
 
     def _wait(self, happened: Callable[[], bool]) -> None:
         end = time.monotonic() + 120 + self.jobs / 50
@@ -162,11 +164,13 @@ def check(run: Run) -> list[str]:
     return wrong
 
 
-def play(jobs: int, seed: int, *, dead: bool, report: Report) -> float:
+def play(jobs: int, seed: int, *, dead: bool, report: Report, on_postgres: bool = False) -> float:
     """One run, into the report; the seconds it took."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="telemetry-kills-") as place, Receiver() as receiver:
-        tree = Tree(Path(place))
+    with ExitStack() as stack, Receiver() as receiver:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="telemetry-kills-")))
+        url = stack.enter_context(postgres.fresh(place / "spool")) if on_postgres else ""
+        tree = Tree(place, url)
         try:
             run = Run(tree, receiver, jobs=jobs, seed=seed, dead=dead)
             run.go()
@@ -194,14 +198,14 @@ def note_tried(report: Report, run: Run) -> None:
         report.tried[what] = count + int(str(report.tried.get(what, 0)))
 
 
-def run(budget_seconds: float) -> Report:
+def run(budget_seconds: float, *, on_postgres: bool = False) -> Report:
     """For the registry: a short run of each kind, then as large ones as fit, in turn."""
-    report = Report("telemetry_kills", reports.seed())
+    report = Report("telemetry_kills_postgres" if on_postgres else "telemetry_kills", reports.seed())
     choices = random.Random(report.seed)
     end = time.monotonic() + budget_seconds
     jobs, took, dead = SHORT, 0.0, False
     while not report.violations and (dead or time.monotonic() + took < end):
-        took = play(jobs, choices.randrange(1, 2**31), dead=dead, report=report)
+        took = play(jobs, choices.randrange(1, 2**31), dead=dead, report=report, on_postgres=on_postgres)
         fitting = jobs / took * max(0.0, end - time.monotonic()) / 4
         if dead:
             jobs = int(max(SHORT, min(LONG, fitting)))
@@ -209,9 +213,20 @@ def run(budget_seconds: float) -> Report:
     return report
 
 
+def run_on_postgres(budget_seconds: float) -> Report:
+    """For the registry: `run` on a PostgreSQL server."""
+    return run(budget_seconds, on_postgres=True)
+
+
 def main() -> None:
     report = Report("telemetry_kills", reports.seed())
-    took = play(int(reports.number("JOBS", 20_000)), report.seed, dead=bool(os.environ.get("DEAD")), report=report)
+    took = play(
+        int(reports.number("JOBS", 20_000)),
+        report.seed,
+        dead=bool(os.environ.get("DEAD")),
+        report=report,
+        on_postgres=os.environ.get("ENGINE") == "postgres",
+    )
     report.tried["seconds"] = round(took)
     reports.print_and_exit(report)
 

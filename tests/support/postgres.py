@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,17 @@ class Server:
         self._process.wait(PATIENCE)
         psutil.wait_procs(backends, PATIENCE)
         self._process = None
+
+
+@contextmanager
+def fresh(local_dir: Path) -> Iterator[str]:
+    """Yield the URL of an engine on a server of its own, with its local directory; the server ends with the block."""
+    server = Server()
+    try:
+        list(migrated(server))
+        yield f"{server.url}?local_dir={local_dir}"
+    finally:
+        server.stop(signal.SIGKILL)
 
 
 def empty(server: Server) -> None:
