@@ -44,6 +44,7 @@ SUITES = [
     Suite("kill_soak_postgres", False, late("kill_soak", "run_on_postgres"), share=3),
     Suite("telemetry_kills_postgres", False, late("telemetry_kills", "run_on_postgres"), share=2),
     Suite("postgres", False, late("postgres_faults"), share=3),
+    Suite("failover", False, late("failover"), share=2),
     Suite("machines", True, late("machines"), share=3),
     Suite("exactly_once", False, late("exactly_once"), share=3),
     Suite("schedules", False, late("schedules"), share=1),

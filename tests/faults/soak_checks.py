@@ -212,14 +212,14 @@ def check_litter(report: Report, cluster: Cluster) -> None:
 
 def check_tables(report: Report, url: str) -> None:
     """No owner, no claim, and no chosen id without its job is left in the tables."""
+    tables = ("job", "later", "dead")
+    rows = "not exists (select from worker.{} j where j.chosen and j.home = i.queue and j.id = i.id)"
+    missing = " and ".join(rows.format(table) for table in tables)
     with psycopg.connect(url.partition("?")[0]) as connection:
         for what, query in (
             ("owners", "select id from worker.owner"),
             ("leases", "select id from worker.job where owner is not null"),
-            ("chosen ids without a job", "select id from worker.ids i where not exists (select from worker.job j where "
-             "j.chosen and j.home = i.queue and j.id = i.id) and not exists (select from worker.later j where j.chosen "
-             "and j.home = i.queue and j.id = i.id) and not exists (select from worker.dead j where j.chosen and "
-             "j.home = i.queue and j.id = i.id)"),
-        ):  # fmt: skip
+            ("chosen ids without a job", f"select id from worker.ids i where {missing}"),
+        ):
             found = [row[0] for row in connection.execute(query).fetchall()]
             report.expect(not found, f"{len(found)} {what} are left: {found[:5]}")

@@ -32,6 +32,7 @@ from tests.support.tree import Tree, unfinished
 
 MODULE = "tests.support.services.soak:Told"
 SHORT, LONG = 2_000, 50_000  # jobs of a run
+AMONG = 600  # bytes of the ledger, some four runs, between two kills
 
 
 class Run:
@@ -99,20 +100,30 @@ class Run:
             time.sleep(0.1)
 
     def _kill(self) -> None:
-        """By pids on the board, which are children of our own supervisor."""
+        """By pids on the board, which are children of our own supervisor. On a busy machine some runs begin between."""
+        written = 0
         while not self._over.wait(self._random.uniform(0.02, 0.15)):
+            if (size := self.tree.ledger_path.stat().st_size) < written + AMONG and self._left():
+                continue
+            written = size
             slots = [slot for slot in self.tree.slots() if slot.pid and slot.state == READY]
             if not slots:
                 continue
             victim = self._next(slots)
-            if kill(victim):
+            if victim is not None and kill(victim):
                 self.kills["worker" if victim.is_worker else victim.name] += 1
 
-    def _next(self, slots: list[SlotState]) -> SlotState:
-        """Mostly workers; the two that are alone of their kind first, so that a short run has them, too."""
-        spared = [slot for slot in slots if not slot.is_worker and not self.kills[slot.name]]
-        workers = [slot for slot in slots if slot.is_worker]
-        return self._random.choice(spared or (workers if workers and self._random.random() < 0.8 else slots))
+    def _next(self, slots: list[SlotState]) -> SlotState | None:
+        """Mostly workers; the two that are alone of their kind first, so that a short run has them, too.
+
+        Only workers with a job: killed while idle too often, a slot waits before its next start.
+        """
+        others = [slot for slot in slots if not slot.is_worker]
+        spared = [slot for slot in others if not self.kills[slot.name]]
+        board = self.tree.board()
+        busy = [slot for slot in slots if slot.is_worker and board.busy_rows(slot.index)]
+        among = spared or (busy if self._random.random() < 0.9 else others)
+        return self._random.choice(among) if among else None
 
 
 def check(run: Run) -> list[str]:

@@ -330,6 +330,12 @@ def test_of_several_hosts_one_that_takes_writes_is_used(url: str, tmp_path: Path
     primary.close()
 
 
+@pytest.mark.parametrize(("rest", "seconds"), [("/db", "5"), (",other/db", "2"), (",other/db?connect_timeout=9", "9")])
+def test_a_silent_host_holds_up_the_next_one_for_two_seconds(rest: str, seconds: str) -> None:
+    place = open_engine(f"postgresql://shop@primary{rest}", incarnation="a").place  # type: ignore[attr-defined]
+    assert psycopg.conninfo.conninfo_to_dict(place.conninfo)["connect_timeout"] == seconds
+
+
 def claimed(broker: Any) -> Any:
     try:
         return broker.claim(["jobs"], limit=1, wait=0.1)
