@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between tries to connect
 SLOW = 20.0  # seconds in which a statement over many rows must be done; liveness gives a process 30
+SKEWED = 1.0  # seconds by which clocks must differ to be told apart: an answer may be slow
 REPEATS = 8  # tries of a statement that collides with others: serialization failures, deadlocks
 # SQLSTATEs with which the work may be done although its answer was lost: the server or the connection went away.
 _UNSURE = ("08", "57P", "XX", "58")
@@ -93,7 +94,6 @@ class Link:
 
     Attributes:
         lock: held during a call; a caller may hold it over several calls.
-        offset: seconds by which the database's clock is ahead of this machine's.
         pooled: the server is reached through a pooler, which does not keep sessions.
         since: when the connection was opened, monotonic seconds.
     """
@@ -101,7 +101,7 @@ class Link:
     def __init__(self, place: Place, opened: Callable[[Link, psycopg.Connection], None] | None = None) -> None:
         self.place = place
         self.lock = threading.RLock()
-        self.offset = 0.0
+        self._clock: tuple[float, float] | None = None  # the database's time when this machine had run so long
         self.pooled = False
         self.since = 0.0
         self._opened = opened
@@ -184,14 +184,14 @@ class Link:
         connection = _Connection.connect(self.place.conninfo, autocommit=True, prepare_threshold=2)
         try:
             connection.limit = self.place.timeout
-            before = time.time()
+            before = _elapsed()
             row = connection.execute(
                 "select pg_backend_pid(), extract(epoch from clock_timestamp())::float8, "
                 "current_setting('default_transaction_isolation')",
                 prepare=False,
             ).fetchone()
             assert row is not None
-            self.offset = row[1] - (before + time.time()) / 2
+            self._clock = row[1], (before + _elapsed()) / 2
             self.pooled = row[0] != connection.info.backend_pid  # a pooler reports process numbers of its own
             if self.pooled:
                 connection.prepare_threshold = None
@@ -223,8 +223,15 @@ class Link:
         return -1 if connection is None or connection.closed else connection.pgconn.socket
 
     def now(self) -> float:
-        """Return the approximate time of the database's clock."""
-        return time.time() + self.offset
+        """Return the approximate time of the database's clock; this machine's may be set meanwhile."""
+        if (known := self._clock) is None:
+            return time.time()
+        return known[0] + _elapsed() - known[1]
+
+    def here(self, moment: float) -> float:
+        """Return a moment of the database's clock by this machine's clock, where the two differ by a second or more."""
+        ahead = self.now() - time.time()
+        return moment - ahead if abs(ahead) >= SKEWED else moment
 
     def close(self) -> None:
         """Close the connection. The next call opens another."""
@@ -233,3 +240,8 @@ class Link:
             if connection is not None:
                 with suppress(psycopg.Error, OSError):
                     connection.close()
+
+
+def _elapsed() -> float:
+    """Return seconds of a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
