@@ -153,6 +153,7 @@ def test_an_ack_that_the_server_lost_is_made_again(opened: Open, url: str) -> No
 def test_a_server_that_stands_still_is_given_up_and_the_enqueue_is_uncertain(opened: Open) -> None:
     broker = opened("a", options="&timeout=0.5")
     put(broker, "x")
+    broker._sending.connected()  # it has heard the end of its notification: the next message is the job
     pid = broker._sending._connection.info.backend_pid
     os.kill(pid, signal.SIGSTOP)
     try:

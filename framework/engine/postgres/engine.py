@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -190,7 +191,7 @@ class PostgresEngine(DeclaringEngine):
 
     def store_time(self) -> float:
         """Return the time of the database's clock."""
-        return (self._sending if self._sending.since else self.link).now()
+        return time.time() + (self._sending if self._sending.since else self.link).ahead()
 
     def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
         """Store the jobs within the caller's transaction, by one call of a function on its connection."""
