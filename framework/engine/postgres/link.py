@@ -274,5 +274,5 @@ class Link:
 
 
 def _elapsed() -> float:
-    """Return seconds of a clock that nobody sets and that goes on while the machine sleeps."""
+    """Return seconds of a clock that no one can set and that goes on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
