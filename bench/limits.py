@@ -1,8 +1,9 @@
-"""What the limits of a queue cost: the same jobs drained with a limit and without, in pairs, one claim a job.
+"""What limits and unique keys of a queue cost: the same jobs with one and without, in pairs.
 
     python -m bench.limits [JOBS] [URL]     2,000 jobs a run by default, on a spool in a temporary directory
 
-With groups, 10,000 jobs of as many groups wait beside those of a run, and as many in the queue without groups.
+Limits: jobs are drained, one claim a job. With groups, 10,000 jobs of as many groups wait beside those of a run, and as
+many in the queue without groups. Unique keys: jobs are enqueued one by one.
 
 For PostgreSQL give the URL of a database whose schema is migrated; its queues `bench.*` are drained. On the spool it is
 the processor's time of this process, which a busy machine hardly changes; with a URL it is the time that passes.
@@ -17,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from itertools import count
 from statistics import median
 from typing import Any
@@ -53,12 +55,18 @@ def main(jobs: int = 2_000, url: str = "") -> int:
             bench.drained(PLAIN)
             for title, options in LIMITS.items():
                 plain = DEEP if options.grouped else PLAIN
-                pairs = [(bench.drained(plain), bench.drained(options)) for _ in range(PAIRS)]
-                without, limited = (median(times) / jobs * 1e6 for times in zip(*pairs, strict=True))
-                ratio = median(limited / without for without, limited in pairs)
-                shown = f"{without:7.1f} µs a job without, {limited:7.1f} µs with, {ratio:.2f} times"
-                print(f"{title:14} {shown} (median of {PAIRS} pairs)", flush=True)
+                compare(title, jobs, [(bench.drained(plain), bench.drained(options)) for _ in range(PAIRS)])
+            pairs = [(bench.enqueued(), bench.enqueued(unique=True)) for _ in range(PAIRS)]
+            compare("a unique key", jobs, pairs)
     return 0
+
+
+def compare(title: str, jobs: int, pairs: list[tuple[float, float]]) -> None:
+    """Print what pairs of (seconds without, seconds with) say."""
+    without, limited = (median(times) / jobs * 1e6 for times in zip(*pairs, strict=True))
+    ratio = median(limited / without for without, limited in pairs)
+    shown = f"{without:7.1f} µs a job without, {limited:7.1f} µs with, {ratio:.2f} times"
+    print(f"{title:14} {shown} (median of {PAIRS} pairs)", flush=True)
 
 
 class Bench:
@@ -77,13 +85,30 @@ class Bench:
         while (missing := depth - self._waiting[options.name]) > 0:
             self._engine.enqueue([_job(options, next(self._numbers)) for _ in range(min(256, missing))])
             self._waiting[options.name] += min(256, missing)
-        began, done = self._clock(), 0
+        began = self._clock()
+        self._drain(options.name, most=1)
+        self._waiting[options.name] -= self._jobs
+        return self._clock() - began
+
+    def enqueued(self, *, unique: bool = False) -> float:
+        """Return the seconds that enqueueing the jobs of a run takes, each with a unique key of its own or without."""
+        jobs = [_job(PLAIN, next(self._numbers)) for _ in range(self._jobs)]
+        if unique:
+            jobs = [replace(job, extras=Extras(version="1", unique_key=job.id, unique_scope="done")) for job in jobs]
+        began = self._clock()
+        for job in jobs:
+            self._engine.enqueue([job])
+        took = self._clock() - began
+        self._drain(PLAIN.name, most=64)
+        return took
+
+    def _drain(self, queue: str, *, most: int) -> None:
+        """Claim and settle the jobs of a run, at most `most` at once."""
+        done = 0
         while done < self._jobs:
-            leases = self._engine.claim([options.name], limit=1, wait=1.0)
+            leases = self._engine.claim([queue], limit=min(most, self._jobs - done), wait=1.0)
             self._engine.settle([Settlement(lease, SUCCEEDED) for lease in leases])
             done += len(leases)
-        self._waiting[options.name] -= done
-        return self._clock() - began
 
 
 def _job(options: QueueOptions, number: int) -> Job:

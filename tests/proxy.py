@@ -19,11 +19,12 @@ class Proxy:
 
     Attributes:
         port: of this proxy.
+        server: the server's port; another one takes the new connections.
         delay: seconds that each piece of data is held back.
     """
 
     def __init__(self, port: int) -> None:
-        self._server = port
+        self.server = port
         self.delay = 0.0
         self._open = threading.Event()  # cleared: nothing gets through, and nothing ends
         self._open.set()
@@ -80,7 +81,7 @@ class Proxy:
         try:
             if self._refusing:
                 raise ConnectionRefusedError
-            server = socket.create_connection(("127.0.0.1", self._server))
+            server = socket.create_connection(("127.0.0.1", self.server))
         except OSError:
             client.close()
             return

@@ -326,6 +326,14 @@ class Engine(Protocol):
 
 
 @runtime_checkable
+class KeepsTime(Protocol):
+    """An engine whose store has a clock of its own, by which jobs become eligible and expire. Optional."""
+
+    def store_time(self) -> float:
+        """Return the store's time, in seconds since the epoch; a producer counts delays from it. Thread-safe."""
+
+
+@runtime_checkable
 class Transactional(Completing, Protocol):
     """The verbs that enqueue, and complete a job, within the caller's own transaction. Optional for an engine."""
 

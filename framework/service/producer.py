@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from framework.engine.port import Engine, Inspector, Transactional
+from framework.engine.port import Engine, Inspector, KeepsTime, Transactional
 from framework.model.errors import (
     EngineError,
     EnqueueError,
@@ -95,7 +95,7 @@ class Producer:
         engine: the engine, open.
         options: returns a queue's options after settings; called at the first use of each queue.
         sending: opens the span around each enqueue.
-        clock: wall clock, seconds since the epoch.
+        clock: wall clock, seconds since the epoch; None: that of the engine's store, or else of this machine.
     """
 
     def __init__(
@@ -104,14 +104,14 @@ class Producer:
         *,
         options: Callable[[Queue[Any]], QueueOptions],
         sending: Sending | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._engine = engine
         self._resolve = options
         self._opened: dict[str, _Opened] = {}
         self._codecs: dict[Queue[Any], Codec] = {}
         self._sending = sending or NoSending()
-        self._clock = clock
+        self._clock = clock or (engine.store_time if isinstance(engine, KeepsTime) else time.time)
         self._line = Line(self._store)
         self._room = Room(engine)
         self.closed = False

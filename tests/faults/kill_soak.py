@@ -2,12 +2,14 @@
 
     JOBS=1000000 KILLS=25000 SECONDS=3600 python -m tests.faults.kill_soak
 
-It ends when both numbers are reached, or after SECONDS. SEED repeats the choices of a run.
+It ends when both numbers are reached, or after SECONDS. SEED repeats the choices of a run; ENGINE=postgres takes a
+PostgreSQL server of its own instead of a spool.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -26,6 +28,7 @@ from tests.faults import soak_checks
 from tests.faults.arrivals import Arrivals
 from tests.faults.killer import Killer
 from tests.faults.report import Report
+from tests.support import postgres
 from tests.support.cluster import Cluster
 from tests.support.processes import wait_until
 from tests.support.services.soak import CONCURRENCY, Soak
@@ -51,7 +54,7 @@ class Plan:
         seconds: after which it ends all the same.
         pause: mean seconds between two blows.
         trees, producers: how many at once.
-        patience: seconds for the last tree to finish all jobs.
+        patience: seconds in which a tree must be ready, and in which the last one must finish some of what is left.
     """
 
     jobs: int = 20_000
@@ -85,7 +88,7 @@ class Producers:
                     self.failures.append(f"a producer ended with {process.returncode}")
         while len(self._living) < self._count:
             seed = self._choices.randrange(2**31)
-            arguments = [str(self._cluster.root), str(self.acknowledged), str(seed)]
+            arguments = [self._cluster.url, str(self.acknowledged), str(seed)]
             self._living.append(subprocess.Popen([sys.executable, "-m", "tests.faults.producer", *arguments], cwd=HERE))
 
     def lives(self) -> list[tuple[int, int]]:
@@ -102,21 +105,27 @@ class Producers:
         return [line for line in self.acknowledged.read_text().split("\n")[:-1] if line]
 
 
-def run(budget_seconds: float) -> Report:
+def run(budget_seconds: float, *, on_postgres: bool = False) -> Report:
     """For the registry: as much as fits."""
     plan = Plan(jobs=10**9, kills=10**9, seconds=max(10.0, budget_seconds - 30), seed=reports.seed())
-    return soak(plan)
+    return soak(plan, on_postgres=on_postgres)
 
 
-def soak(plan: Plan, place: Path | None = None) -> Report:
+def run_on_postgres(budget_seconds: float) -> Report:
+    """For the registry: `run` on a PostgreSQL server."""
+    return run(budget_seconds, on_postgres=True)
+
+
+def soak(plan: Plan, place: Path | None = None, *, on_postgres: bool = False) -> Report:
     """One soak from the first tree to the report; `place` keeps what it leaves, for a look at it."""
-    report = Report("kill_soak", plan.seed)
+    report = Report("kill_soak_postgres" if on_postgres else "kill_soak", plan.seed)
     choices = random.Random(plan.seed)
     with ExitStack() as stack:
         receiver = stack.enter_context(Arrivals())
         home = place or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kill-soak-")))
         endpoint = receiver.env(fast=False)
-        cluster = Cluster(home, "tests.support.services.soak:Soak", **SETTINGS, **endpoint)
+        url = stack.enter_context(postgres.fresh(home / "spool")) if on_postgres else ""
+        cluster = Cluster(home, "tests.support.services.soak:Soak", url=url, **SETTINGS, **endpoint)
         stack.callback(cluster.close)
         producers = Producers(cluster, plan.producers, choices)
         stack.callback(producers.stop)
@@ -125,10 +134,11 @@ def soak(plan: Plan, place: Path | None = None) -> Report:
         lively(plan, cluster, producers, killer, choices, report)
         report.tried["seconds under fire"] = round(time.monotonic() - began, 1)
         calm_down(plan, cluster, producers, killer, report)
-        marked = [name for name in CONCURRENCY if (cluster.root / name / "segmented.2").exists()]
-        report.expect(marked, "no queue's jobs came in segments")
+        if not on_postgres:
+            marked = [name for name in CONCURRENCY if (cluster.root / name / "segmented.2").exists()]
+            report.expect(marked, "no queue's jobs came in segments")
         report.tried["blows"] = dict(killer.blows)
-        soak_checks.check(report, cluster, producers.ids(), killer, receiver, browse(cluster.root))
+        soak_checks.check(report, cluster, producers.ids(), killer, receiver, browse(cluster.url))
         if report.violations:
             report.tried["kept for a look"] = str(keep(home, cluster))
     return report
@@ -149,7 +159,8 @@ def lively(
     producers.tend()
     trees = [cluster.start_tree() for _ in range(plan.trees)]
     for tree in trees:
-        report.expect(wait_until(lambda tree=tree: cluster.ready(tree), 30), f"a tree is not ready: {tree.tail(10)}")
+        ready = wait_until(lambda tree=tree: cluster.ready(tree), plan.patience)
+        report.expect(ready, f"a tree is not ready: {tree.tail(10)}")
     end = time.monotonic() + plan.seconds
     counted = looked = 0.0
     while time.monotonic() < end:
@@ -186,11 +197,10 @@ def calm_down(plan: Plan, cluster: Cluster, producers: Producers, killer: Killer
         ended(tree, 10, (0, 5), report)
     cluster.trees.clear()
     last = cluster.start_tree()
-    finished = wait_until(lambda: not waiting(Soak, cluster.root), plan.patience, 0.2)
-    report.expect(
-        finished,
-        f"not all jobs came to an end within {plan.patience:g} s: {waiting(Soak, cluster.root)}; {last.tail(10)}",
-    )
+    left = waiting(Soak, cluster.url)
+    while left and wait_until(lambda: waiting(Soak, cluster.url) != left, plan.patience, 0.2):
+        left = waiting(Soak, cluster.url)
+    report.expect(not left, f"no job came to an end within {plan.patience:g} s: {left}; {last.tail(10)}")
     last.process.send_signal(signal.SIGTERM)
     ended(last, 10, (0,), report)
     wait_until(lambda: not cluster.leftovers(), 10, 0.1)
@@ -208,10 +218,10 @@ def ended(tree: Tree, seconds: float, codes: tuple[int, ...], report: Report) ->
     report.expect(code in codes, f"a supervisor that was told to stop ended with {code}: {tree.tail(10)}")
 
 
-def browse(root: Path) -> list[Any]:
-    """Everything that is left in the spool."""
+def browse(url: str) -> list[Any]:
+    """Everything that is left in the store."""
     states = ("ready", "delayed", "in_flight", "dead", "bad")
-    with closing(open_store(Soak, f"spool:{root}")) as store:
+    with closing(open_store(Soak, url)) as store:
         return [view for name in CONCURRENCY for state in states for view in store.browse(name, state)]
 
 
@@ -224,7 +234,7 @@ def main() -> None:
         pause=number("PAUSE", Plan.pause),
         seed=reports.seed(),
     )
-    reports.print_and_exit(soak(plan))
+    reports.print_and_exit(soak(plan, on_postgres=os.environ.get("ENGINE") == "postgres"))
 
 
 if __name__ == "__main__":

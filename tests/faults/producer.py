@@ -1,6 +1,6 @@
 """A producer process of the kill soak: enqueues until it is killed, and writes down what was acknowledged.
 
-python -m tests.faults.producer SPOOL ACKNOWLEDGED SEED
+python -m tests.faults.producer URL ACKNOWLEDGED SEED
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ def enqueue(choices: random.Random, name: str) -> list[str]:
 
 
 def main() -> None:
-    root, ledger, seed = sys.argv[1:4]
+    url, ledger, seed = sys.argv[1:4]
     choices = random.Random(int(seed))
     acknowledged = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    producer = open_producer(Settings(engine_url=f"spool:{root}", durability="process"))
+    producer = open_producer(Settings(engine_url=url, durability="process"))
     with Soak.sync.connected(producer), Soak.many.connected(producer), Soak.threads.connected(producer):
         for number in range(1_000_000_000):
             try:

@@ -150,7 +150,7 @@ def judge(round_: Round, cluster: Cluster, lines: list[Event], late: float) -> N
         broken.append(f"left behind: {cluster.leftovers()}")
     for line in cluster.facts.tracebacks:
         broken.append(f"not a log line: {line[:200]}")
-    judge_jobs(round_, ledger, browse(cluster.root))
+    judge_jobs(round_, ledger, browse(cluster.url))
 
 
 def judge_jobs(round_: Round, ledger: Ledger, left: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the soaks check: each promise against ledger, logs, receiver and what lies in the spool."""
+"""What the soaks check: each promise against ledger, logs, receiver and what lies in the store."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import statistics
 from collections import Counter, defaultdict
 from itertools import pairwise
 from typing import Any
+
+import psycopg
 
 from tests.faults.arrivals import Arrivals
 from tests.faults.killer import Killer
@@ -51,8 +53,8 @@ def check_jobs(report: Report, ledger: Ledger, acknowledged: list[str], left: li
         places[view.job.id].append(f"{view.queue}/{view.state}")
     lost = [job for job in acknowledged if job not in done and job not in places]
     report.tried["acknowledged jobs lost"] = len(lost)
-    report.tried["jobs left in the spool"] = dict(Counter(place for found in places.values() for place in found))
-    report.violations += [f"job {job} was acknowledged, and is neither done nor anywhere in the spool" for job in lost]
+    report.tried["jobs left in the store"] = dict(Counter(place for found in places.values() for place in found))
+    report.violations += [f"job {job} was acknowledged, and is neither done nor anywhere in the store" for job in lost]
     report.violations += [f"job {job} lies in {found}" for job, found in places.items() if len(found) > 1]
     stuck = [f"{view.job.id} in {view.queue}/{view.state}" for view in left if view.state in ("in_flight", "bad")]
     report.violations += [f"job {what}" for what in stuck]
@@ -195,11 +197,29 @@ def check_litter(report: Report, cluster: Cluster) -> None:
     """No process, no draft, no claim of anybody is left."""
     for pid, command in cluster.leftovers():
         report.violations.append(f"process {pid} was left behind: {command}")
+    drafts = [path.name for path in (cluster.root / "run").glob(".*")]
+    report.expect(not drafts, f"left in run: {drafts[:5]}")
+    if cluster.url.startswith("postgresql:"):
+        check_tables(report, cluster.url)
+        return
     for queue in CONCURRENCY:
         for state in ("tmp", "claimed"):
             found = sorted(path.name for path in (cluster.root / queue / state).iterdir())
             report.expect(not found, f"left in {queue}/{state}: {found[:5]}")
         drafts = [path.name for path in (cluster.root / queue).glob(".depth.*")]
         report.expect(len(drafts) <= 3, f"left in {queue}: {drafts[:5]}")
-    drafts = [path.name for path in (cluster.root / "run").glob(".*")]
-    report.expect(not drafts, f"left in run: {drafts[:5]}")
+
+
+def check_tables(report: Report, url: str) -> None:
+    """No owner, no claim, and no chosen id without its job is left in the tables."""
+    tables = ("job", "later", "dead")
+    rows = "not exists (select from worker.{} j where j.chosen and j.home = i.queue and j.id = i.id)"
+    missing = " and ".join(rows.format(table) for table in tables)
+    with psycopg.connect(url.partition("?")[0]) as connection:
+        for what, query in (
+            ("owners", "select id from worker.owner"),
+            ("leases", "select id from worker.job where owner is not null"),
+            ("chosen ids without a job", f"select id from worker.ids i where {missing}"),
+        ):
+            found = [row[0] for row in connection.execute(query).fetchall()]
+            report.expect(not found, f"{len(found)} {what} are left: {found[:5]}")

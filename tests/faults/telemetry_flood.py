@@ -40,7 +40,7 @@ def flood(tree: Tree, receiver: Receiver, jobs: int, report: Report) -> None:
             Flood.jobs.enqueue_many(list(range(first, min(jobs, first + 1000))))
     tree.start(module=MODULE, WORKER_TELEMETRY_FLUSH="60", **environ)
     began = time.monotonic()
-    while unfinished(Flood, tree.root):
+    while unfinished(Flood, tree.url):
         assert time.monotonic() - began < PATIENCE, f"not done in time\n{tree.tail()}"
         time.sleep(0.05)
     took = time.monotonic() - began

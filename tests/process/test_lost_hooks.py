@@ -141,7 +141,7 @@ def test_what_finds_no_room_to_wait_is_said_with_a_count(tree: Tree) -> None:
     tree.wait(lambda: told() == 1100, "each told or counted", LONG)
     assert tree.stop() == 0
     assert told() == 1100
-    assert unfinished(Crowd, tree.root) == 0, "the jobs do not depend on it"
+    assert unfinished(Crowd, tree.url) == 0, "the jobs do not depend on it"
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -42,7 +42,7 @@ def play(tree: Tree, *acts: str) -> None:
 
 def all_are_finished(tree: Tree) -> None:
     """Each handler that ruined its process has returned: the ledger has its outcome, and nothing is charged."""
-    tree.wait(lambda: unfinished(Spoiler, tree.root) == 0, "all is settled")
+    tree.wait(lambda: unfinished(Spoiler, tree.url) == 0, "all is settled")
     assert list((tree.root / "spoil" / "dead").iterdir()) == []
     assert len(tree.ran("start meet")) == len(ruined(tree)), "none of them runs again"
     assert tree.events("attempt_lost") == []

@@ -143,7 +143,7 @@ class Run:
             return []
 
     def _open_jobs(self) -> int:
-        return unfinished(RelayQueues, self.place / "spool")
+        return unfinished(RelayQueues, f"spool:{self.place / 'spool'}")
 
     # --- kills ------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Several `worker run` trees on one spool, which a test kills again and again; what their logs say, kept as facts."""
+"""Several `worker run` trees on one store, which a test kills again and again; what their logs say, kept as facts."""
 
 from __future__ import annotations
 
@@ -67,16 +67,18 @@ class Facts:
 
 
 class Cluster:
-    """Trees on one spool, one module.
+    """Trees on one store, one module.
 
     Args:
         place: a directory of this run.
+        url: of their engine; empty = a spool in `place`.
         environ: added to the environment of every tree.
     """
 
-    def __init__(self, place: Path, module: str, *arguments: str, **environ: str) -> None:
+    def __init__(self, place: Path, module: str, *arguments: str, url: str = "", **environ: str) -> None:
         self.place = place
-        self.root = place / "spool"
+        self.root = place / "spool"  # also of an engine that is not local: its part on this machine
+        self.url = url or f"spool:{self.root}"
         self.ledger_path = place / "ledger"
         self.ledger_path.touch()
         self.facts = Facts()
@@ -86,7 +88,7 @@ class Cluster:
         self.environ = {
             **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
             "LEDGER": str(self.ledger_path),
-            "WORKER_ENGINE_URL": f"spool:{self.root}",
+            "WORKER_ENGINE_URL": self.url,
             "WORKER_DURABILITY": "process",
             "WORKER_LOG_FORMAT": "json",
             **environ,

@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,7 @@ class Server:
     def __init__(self, version: int = VERSION, **options: str) -> None:
         self._programs = _programs(version)
         self._data = Path(tempfile.mkdtemp(dir=_scratch()))
-        shutil.copytree(_template(version), self._data, dirs_exist_ok=True)
-        if os.geteuid() == 0:
-            for path in (self._data, *self._data.rglob("*")):
-                shutil.chown(path, "nobody", "nogroup")
-        self._data.chmod(0o700)
+        self._fill(version)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -96,6 +92,14 @@ class Server:
         self._connection: Any = None
         atexit.register(self.stop)
         self.start()
+
+    def _fill(self, version: int) -> None:
+        """Fill the directory of its data."""
+        shutil.copytree(_template(version), self._data, dirs_exist_ok=True)
+        if os.geteuid() == 0:
+            for path in (self._data, *self._data.rglob("*")):
+                shutil.chown(path, "nobody", "nogroup")
+        self._data.chmod(0o700)
 
     @property
     def url(self) -> str:
@@ -142,6 +146,69 @@ class Server:
         self._process.wait(PATIENCE)
         psutil.wait_procs(backends, PATIENCE)
         self._process = None
+
+    def remove(self) -> None:
+        """End it for ever."""
+        self.stop(signal.SIGKILL)
+        shutil.rmtree(self._data, ignore_errors=True)
+
+
+@contextmanager
+def fresh(local_dir: Path) -> Iterator[str]:
+    """Yield the URL of an engine on a server of its own, with its local directory; the server ends with the block."""
+    server = Server()
+    try:
+        list(migrated(server))
+        yield f"{server.url}?local_dir={local_dir}"
+    finally:
+        server.stop(signal.SIGKILL)
+
+
+class Standby(Server):
+    """A streaming replica of another server, by pg_basebackup.
+
+    Args:
+        primary: the server that it follows.
+    """
+
+    def __init__(self, primary: Server, version: int = VERSION, **options: str) -> None:
+        self._primary = primary
+        super().__init__(version, **options)
+
+    def _fill(self, version: int) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self._data, "nobody", "nogroup")
+        subprocess.run(
+            [self._programs / "pg_basebackup", "-D", self._data, "-d", self._primary.url, "-R", "-c", "fast", "-N"],
+            check=True, capture_output=True, cwd="/", timeout=PATIENCE, **_as_user(),
+        )  # type: ignore[call-overload]  # fmt: skip
+
+    def follows(self, synchronous: bool) -> None:
+        """Wait until it has what the primary has committed.
+
+        Args:
+            synchronous: from then on the primary acknowledges a commit once this server has it on its disk.
+        """
+        import psycopg
+
+        with psycopg.connect(self._primary.url, autocommit=True) as connection:
+            if synchronous:
+                connection.execute("alter system set synchronous_standby_names = '*'")
+                connection.execute("select pg_reload_conf()")
+            wanted = "sync" if synchronous else "async"
+            end = time.monotonic() + PATIENCE
+            query = "select from pg_stat_replication where sync_state = %s and flush_lsn >= %s::pg_lsn"
+            ((now,),) = connection.execute("select pg_current_wal_lsn()::text").fetchall()
+            while connection.execute(query, [wanted, now]).fetchone() is None:
+                assert time.monotonic() < end, "the standby does not follow"
+                time.sleep(0.02)
+
+    def promote(self) -> None:
+        """Make it the primary; return once it takes writes."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            assert connection.execute("select pg_promote(true, 60)").fetchone() == (True,)
 
 
 def empty(server: Server) -> None:

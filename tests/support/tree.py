@@ -252,17 +252,17 @@ def open_store(app: type[WorkerApp], url: str) -> Any:
     return found
 
 
-def waiting(app: type[WorkerApp], root: Path) -> dict[str, int]:
+def waiting(app: type[WorkerApp], url: str) -> dict[str, int]:
     """Return how many jobs wait or run in each queue of an app that has some."""
-    with closing(open_store(app, f"spool:{root}")) as store:
+    with closing(open_store(app, url)) as store:
         found = {queue.name: store.stats(queue.name) for queue in app.worker_queues.values()}
     counts = {name: stats.ready + stats.delayed + stats.in_flight for name, stats in found.items()}
     return {name: count for name, count in counts.items() if count}
 
 
-def unfinished(app: type[WorkerApp], root: Path) -> int:
+def unfinished(app: type[WorkerApp], url: str) -> int:
     """Return how many jobs of all queues of an app wait or run."""
-    return sum(waiting(app, root).values())
+    return sum(waiting(app, url).values())
 
 
 def trees(place: Path, url: str = "") -> Iterator[Tree]:

@@ -153,6 +153,7 @@ def test_an_ack_that_the_server_lost_is_made_again(opened: Open, url: str) -> No
 def test_a_server_that_stands_still_is_given_up_and_the_enqueue_is_uncertain(opened: Open) -> None:
     broker = opened("a", options="&timeout=0.5")
     put(broker, "x")
+    broker._sending.connected()  # it has heard the end of its notification: the next message is the job
     pid = broker._sending._connection.info.backend_pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -328,6 +329,12 @@ def test_of_several_hosts_one_that_takes_writes_is_used(url: str, tmp_path: Path
     broker.close()
     standby.close()
     primary.close()
+
+
+@pytest.mark.parametrize(("rest", "seconds"), [("/db", "5"), (",other/db", "2"), (",other/db?connect_timeout=9", "9")])
+def test_a_silent_host_holds_up_the_next_one_for_two_seconds(rest: str, seconds: str) -> None:
+    place = open_engine(f"postgresql://shop@primary{rest}", incarnation="a").place  # type: ignore[attr-defined]
+    assert psycopg.conninfo.conninfo_to_dict(place.conninfo)["connect_timeout"] == seconds
 
 
 def claimed(broker: Any) -> Any:

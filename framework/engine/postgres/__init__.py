@@ -67,9 +67,13 @@ def _place(url: str) -> Place:
     base, given = options.split(url, {"schema": _schema, "local_dir": Path, "timeout": _timeout, **libpq})
     own = {name: given.pop(name, default) for name, default in
            (("schema", "worker"), ("local_dir", None), ("timeout", 5.0))}  # fmt: skip
-    defaults = {"connect_timeout": "5", "target_session_attrs": "read-write", "application_name": "worker"}
+    defaults = {"target_session_attrs": "read-write", "application_name": "worker"}
     try:
         info = conninfo.make_conninfo(base, **{**defaults, **given})
+        known = conninfo.conninfo_to_dict(info)
+        # Of several hosts a silent one is in front after each failover: with 5 s for it, 5 s would not do for all.
+        seconds = "2" if "," in str(known.get("host", "")) else "5"
+        info = conninfo.make_conninfo(info, connect_timeout=known.get("connect_timeout", seconds))
     except Error:  # not chained: its text may quote the password
         raise SettingsError("WORKER_ENGINE_URL: write postgresql://user:password@host:port/database") from None
     shown = f"PostgreSQL at {urlsplit(base).netloc.rpartition('@')[2] or given.get('host', 'localhost')}"

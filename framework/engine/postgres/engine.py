@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -180,7 +181,7 @@ class PostgresEngine(DeclaringEngine):
 
     def leases(self, rows: Sequence[tuple[Any, ...]]) -> list[Lease]:
         """Return the leases of claimed rows and note them as this owner's."""
-        found = [lease_of(Row._make(row), self.name_of) for row in rows]
+        found = [lease_of(one, self.name_of, self.link.here(one.eligible_at)) for one in map(Row._make, rows)]
         self.claimed.update(lease.token for lease in found)
         return found
 
@@ -189,6 +190,10 @@ class PostgresEngine(DeclaringEngine):
     def enqueue(self, jobs: Sequence[Job]) -> Sequence[JobId]:
         """Store the jobs with one synchronous commit."""
         return self.store.enqueue(jobs)
+
+    def store_time(self) -> float:
+        """Return the time of the database's clock."""
+        return time.time() + (self._sending if self._sending.since else self.link).ahead()
 
     def enqueue_within(self, connection: object, jobs: Sequence[Job]) -> Sequence[JobId]:
         """Store the jobs within the caller's transaction, by one call of a function on its connection."""

@@ -7,7 +7,7 @@ import time
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -305,14 +305,15 @@ def _checked(name: str) -> str:
 
 
 def tell(link: Link, queues: Iterable[int], *, below: bool = True) -> None:
-    """Notify claims that wait for these queues. Errors are ignored: claims also look from time to time.
+    """Notify claims that wait for these queues, and do not wait for it. Errors are ignored: claims also look from time
+    to time.
 
     Args:
         below: there may be a new job below the floors of those claims.
     """
     if numbers := sorted(set(queues)):
-        with suppress(EngineError):
-            link.rows(f'select "{link.place.schema}".tell_1(%s::int[], %s)', [numbers, below])
+        names = ",".join(map(str, numbers))
+        link.post(f'select "{link.place.schema}".tell_1($1::int[], $2::bool)', [f"{{{names}}}", str(below)])
 
 
 def _not_stored(jobs: Sequence[Job], error: EngineError) -> EnqueueError:

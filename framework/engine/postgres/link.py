@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LAST_PAUSE = 0.05, 2.0  # seconds between tries to connect
 SLOW = 20.0  # seconds in which a statement over many rows must be done; liveness gives a process 30
+SKEWED = 1.0  # seconds by which clocks must differ to be told apart: an answer may be slow
 REPEATS = 8  # tries of a statement that collides with others: serialization failures, deadlocks
 # SQLSTATEs with which the work may be done although its answer was lost: the server or the connection went away.
 _UNSURE = ("08", "57P", "XX", "58")
@@ -93,7 +94,6 @@ class Link:
 
     Attributes:
         lock: held during a call; a caller may hold it over several calls.
-        offset: seconds by which the database's clock is ahead of this machine's.
         pooled: the server is reached through a pooler, which does not keep sessions.
         since: when the connection was opened, monotonic seconds.
     """
@@ -101,12 +101,13 @@ class Link:
     def __init__(self, place: Place, opened: Callable[[Link, psycopg.Connection], None] | None = None) -> None:
         self.place = place
         self.lock = threading.RLock()
-        self.offset = 0.0
+        self._clock: tuple[float, float] | None = None  # the database's time when this machine had run so long
         self.pooled = False
         self.since = 0.0
         self._opened = opened
         self._connection: _Connection | None = None
         self._cursor: psycopg.Cursor | None = None
+        self._unread = False  # the answer to what was posted is still to come
         self._pause, self._next_try, self._why = 0.0, 0.0, ""
 
     def rows(self, query: str, parameters: Sequence[Any] = (), *, seconds: float = 0.0) -> list[tuple[Any, ...]]:
@@ -154,7 +155,7 @@ class Link:
 
     def connected(self) -> psycopg.Cursor:
         """Return the cursor of an open connection, opening one where needed. Raises EngineError."""
-        if self._cursor is not None and self.hear():
+        if self._cursor is not None and self.hear() and self._heard_all():
             return self._cursor
         self.close()
         if (wait := self._next_try - time.monotonic()) > 0:
@@ -184,14 +185,13 @@ class Link:
         connection = _Connection.connect(self.place.conninfo, autocommit=True, prepare_threshold=2)
         try:
             connection.limit = self.place.timeout
-            before = time.time()
             row = connection.execute(
                 "select pg_backend_pid(), extract(epoch from clock_timestamp())::float8, "
                 "current_setting('default_transaction_isolation')",
                 prepare=False,
             ).fetchone()
             assert row is not None
-            self.offset = row[1] - (before + time.time()) / 2
+            self._clock = row[1], _elapsed()  # never ahead of the database's: what is due at once must not seem delayed
             self.pooled = row[0] != connection.info.backend_pid  # a pooler reports process numbers of its own
             if self.pooled:
                 connection.prepare_threshold = None
@@ -201,6 +201,30 @@ class Link:
             connection.close()
             raise
         return connection
+
+    def post(self, query: str, parameters: Sequence[str]) -> None:
+        """Send a statement with parameters $1, $2, ... in a transaction of its own, and do not wait for its end.
+
+        Its answer is read before the next call, and errors are ignored. Without a connection nothing is sent.
+        """
+        with self.lock:
+            if self._connection is None or self._cursor is None:
+                return
+            try:
+                self._connection.pgconn.send_query_params(query.encode(), [one.encode() for one in parameters])
+                self._connection.pgconn.flush()
+                self._unread = True
+            except psycopg.Error:
+                self.close()
+
+    def _heard_all(self) -> bool:
+        """Wait for the answer to what was posted. Return whether it came."""
+        end = time.monotonic() + self.place.timeout
+        while self._unread:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([self.fileno()], [], [], left)[0] or not self.hear():
+                return False
+        return True
 
     def hear(self) -> bool:
         """Read pending messages of the server and pass on notifications. Return whether the connection is open."""
@@ -213,6 +237,8 @@ class Link:
                 while (notify := connection.pgconn.notifies()) is not None:
                     if connection.pgconn.notify_handler is not None:
                         connection.pgconn.notify_handler(notify)
+                while self._unread and not connection.pgconn.is_busy():
+                    self._unread = connection.pgconn.get_result() is not None
         except (psycopg.Error, OSError, ValueError):
             return False
         return True
@@ -223,13 +249,30 @@ class Link:
         return -1 if connection is None or connection.closed else connection.pgconn.socket
 
     def now(self) -> float:
-        """Return the approximate time of the database's clock."""
-        return time.time() + self.offset
+        """Return the approximate time of the database's clock; this machine's may be set meanwhile."""
+        if (known := self._clock) is None:
+            return time.time()
+        return known[0] + _elapsed() - known[1]
+
+    def here(self, moment: float) -> float:
+        """Return a moment of the database's clock by this machine's clock."""
+        return moment - self.ahead()
+
+    def ahead(self) -> float:
+        """Return the seconds by which the database's clock is ahead of this machine's; 0.0 where they hardly differ."""
+        ahead = self.now() - time.time()
+        return ahead if abs(ahead) >= SKEWED else 0.0
 
     def close(self) -> None:
         """Close the connection. The next call opens another."""
         with self.lock:
             connection, self._connection, self._cursor = self._connection, None, None
+            self._unread = False
             if connection is not None:
                 with suppress(psycopg.Error, OSError):
                     connection.close()
+
+
+def _elapsed() -> float:
+    """Return seconds of a clock that no one can set and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

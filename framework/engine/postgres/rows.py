@@ -67,10 +67,10 @@ def job_of(row: Row, name: Callable[[int], str]) -> Job:
     )
 
 
-def lease_of(row: Row, name: Callable[[int], str]) -> Lease:
-    """Return the lease of a claimed row."""
+def lease_of(row: Row, name: Callable[[int], str], eligible_at: float) -> Lease:
+    """Return the lease of a claimed row. `eligible_at`: by this machine's clock, which measures the job's wait."""
     token = row.queue, row.place, row.delivery
-    return Lease(job_of(row, name), name(row.queue), row.attempt + 1, row.delivery, row.eligible_at, token)
+    return Lease(job_of(row, name), name(row.queue), row.attempt + 1, row.delivery, eligible_at, token)
 
 
 def stored(job: Job, queue: int, now: float) -> tuple[Any, ...]:

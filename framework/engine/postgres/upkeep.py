@@ -87,7 +87,7 @@ class Upkeep:
                 Rescued(
                     lease,
                     row.claimer or "",
-                    run=RunRecord(0, lease.delivery, lease.attempt, row.since) if started else None,
+                    run=RunRecord(0, lease.delivery, lease.attempt, engine.link.here(row.since)) if started else None,
                     elsewhere=dead.get(row.claimer or "", False),
                 )
                 for lease, (row, started) in zip(leases, new, strict=True)
