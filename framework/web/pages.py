@@ -13,6 +13,7 @@ from typing import Any
 from framework.admin import bad, dead, jobs, processes, queues, schedules
 from framework.admin.processes import Tree
 from framework.admin.queues import QueueView
+from framework.admin.rates import Rates
 from framework.admin.schedules import ScheduleView
 from framework.admin.store import Store
 from framework.engine.port import JobView, QueueStats, Tick
@@ -22,7 +23,7 @@ from framework.web import forms, render
 from framework.web.config import Config
 from framework.web.desk import Desk
 from framework.web.forms import Given
-from framework.web.history import History
+from framework.web.history import History, Shown, shown
 
 PAGE = 50  # rows
 GROUPED = 2000  # dead letters that are grouped, unless all are asked for
@@ -46,6 +47,7 @@ class Pages:
         self._config = config
         self._desk = desk
         self._history = history
+        self._rates = Rates()
         self._newer: dict[str, Sequence[JobView]] = {}
         self._look_again = 0.0
 
@@ -53,9 +55,14 @@ class Pages:
         found = self._views(store)
         self.note(found)
         trees, problems = self._trees(store)
-        lines = {one.name: {count: self._history.line(one.name, count) for count in COUNTS} for one in found}
-        values = {"queues": found, "lines": lines, "since": self._history.began, "trees": trees}
+        lines = {one.name: self._history.line(one.name, "ready") for one in found}
+        speeds = {one.name: self._speed(one.name) for one in found}
+        values = {"queues": found, "lines": lines, "speeds": speeds, "since": self._history.began, "trees": trees}
         return self._said(store, values, problems) | {"silence": silence(found, trees)}
+
+    def _speed(self, queue: str) -> Shown:
+        self._rates.look(self._desk.root)
+        return shown(self._rates.of(queue), time.time())
 
     def _views(self, store: Store) -> list[QueueView]:
         """Return all queues. Jobs of a newer version are looked for once a minute: that costs the most."""
@@ -72,6 +79,9 @@ class Pages:
         lines = {count: self._history.line(view.name, count) for count in COUNTS}
         trees, problems = self._trees(store)
         values = {"queue": view, "lines": lines, "since": self._history.began, "plans": self._plans(store, [view.name])}
+        values |= {"speed": self._speed(view.name), "pause": None}
+        if not view.error:
+            values["pause"] = store.read(lambda: store.engine.paused(view.name), None)
         return self._said(store, values, problems) | {"silence": silence([view], trees)}
 
     def jobs(self, store: Store, given: Given) -> Values:
@@ -89,7 +99,15 @@ class Pages:
             raise WorkerError(f"there is no job {job_id[:100]!r}: it has ended, or was never in this store")
         if len({view.job.uid for view in found}) > 1:
             return self._said(store, {"several": found, "view": None})
-        return self._said(store, self._one(found[0], bool(forms.one(given, "payload"))))
+        running, problems = self._running(store, found[0])
+        values = self._one(found[0], bool(forms.one(given, "payload"))) | {"running": running}
+        return self._said(store, values, problems)
+
+    def _running(self, store: Store, view: JobView) -> tuple[list[Any], list[str]]:
+        """Return the runs of a job on this machine, each with its tree, its process and what that uses."""
+        trees, problems = self._trees(store) if view.state == "in_flight" else ([], [])
+        runs = ((tree, process, run) for tree in trees for process in tree.processes for run in process.runs)
+        return [(*one, processes.usage(one[1])) for one in runs if one[2].is_of(view.job.id, view.queue)], problems
 
     def _one(self, view: JobView, with_payload: bool) -> Values:
         hide = self._config.hide
