@@ -46,9 +46,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a process has used since it was started: at `started`, in seconds since the epoch.
+    """The memory and the processor time of a process.
 
     Attributes:
+        started: when it was started, in seconds since the epoch.
         memory, peak: resident bytes, now and at most. cpu: processor seconds of all its threads.
     """
 

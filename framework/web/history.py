@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from framework.admin.rates import MINUTE, Speed
 from framework.engine.port import QueueStats
+from framework.process.speeds import MINUTE, Speed
 
 EVERY, HOUR = 10.0, 3600.0  # seconds
 WIDTH, HEIGHT = 160.0, 28.0

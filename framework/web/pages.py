@@ -11,19 +11,21 @@ from itertools import islice
 from typing import Any
 
 from framework.admin import bad, dead, jobs, processes, queues, schedules
+from framework.admin.jobs import Filter, Page
 from framework.admin.processes import Tree
 from framework.admin.queues import QueueView
-from framework.admin.rates import Rates
 from framework.admin.schedules import ScheduleView
 from framework.admin.store import Store
 from framework.engine.port import JobView, QueueStats, Tick
 from framework.model.errors import EngineError, WorkerError
 from framework.model.schedules import named
+from framework.process.speeds import Rates
 from framework.web import forms, render
 from framework.web.config import Config
 from framework.web.desk import Desk
 from framework.web.forms import Given
 from framework.web.history import History, Shown, shown
+from framework.web.remembered import Remembered
 
 PAGE = 50  # rows
 GROUPED = 2000  # dead letters that are grouped, unless all are asked for
@@ -43,21 +45,23 @@ class Group:
 class Pages:
     """The values of each page, by a store and what the request says."""
 
-    def __init__(self, config: Config, desk: Desk, history: History) -> None:
+    def __init__(self, config: Config, desk: Desk, history: History, remembered: Remembered) -> None:
         self._config = config
         self._desk = desk
+        self._remembered = remembered
         self._history = history
         self._rates = Rates()
         self._newer: dict[str, Sequence[JobView]] = {}
         self._look_again = 0.0
 
     def overview(self, store: Store, given: Given) -> Values:
-        found = self._views(store)
+        found, age = self._remembered.get(store, "views", self._views)
         self.note(found)
         trees, problems = self._trees(store)
         lines = {one.name: self._history.line(one.name, "ready") for one in found}
         speeds = {one.name: self._speed(one.name) for one in found}
         values = {"queues": found, "lines": lines, "speeds": speeds, "since": self._history.began, "trees": trees}
+        values["age"] = age
         return self._said(store, values, problems) | {"silence": silence(found, trees)}
 
     def _speed(self, queue: str) -> Shown:
@@ -75,11 +79,13 @@ class Pages:
         return found
 
     def queue(self, store: Store, given: Given) -> Values:
-        view = queues.view(store, store.name(forms.one(given, "name")))
+        name = forms.one(given, "name")
+        every, age = self._remembered.get(store, "views", self._views)
+        view = next((one for one in every if one.name == name), None) or queues.view(store, store.name(name))
         lines = {count: self._history.line(view.name, count) for count in COUNTS}
         trees, problems = self._trees(store)
         values = {"queue": view, "lines": lines, "since": self._history.began, "plans": self._plans(store, [view.name])}
-        values |= {"speed": self._speed(view.name), "pause": None}
+        values |= {"speed": self._speed(view.name), "pause": None, "age": age}
         if not view.error:
             values["pause"] = store.read(lambda: store.engine.paused(view.name), None)
         return self._said(store, values, problems) | {"silence": silence([view], trees)}
@@ -87,9 +93,19 @@ class Pages:
     def jobs(self, store: Store, given: Given) -> Values:
         dead_letters = bool(forms.one(given, "letters"))
         wanted = forms.filter_of(given, dead_letters=dead_letters, hidden=self._config.hide)
-        page = jobs.page(store, wanted, after=forms.one(given, "after"), limit=PAGE)
-        values = {"page": page, "given": given, "letters": dead_letters, "names": store.names(), "one_id": ""}
-        return self._said(store, values)
+        (page, names), age = self._page(store, wanted, forms.one(given, "after"))
+        return self._said(store, {"page": page, "given": given, "names": names, "age": age})
+
+    def _page(self, store: Store, wanted: Filter, after: str) -> tuple[tuple[Page, Sequence[str]], float]:
+        """Return a page of jobs and the names of all queues, and how old both are. The next page is read as well."""
+
+        def read(store: Store, after: str = after) -> tuple[Page, Sequence[str]]:
+            return jobs.page(store, wanted, after=after, limit=PAGE), store.names()
+
+        found, age = self._remembered.get(store, f"{wanted} {after}", read)
+        if age and (behind := found[0].after):
+            self._remembered.renew(f"{wanted} {behind}", partial(read, after=behind))
+        return found, age
 
     def job(self, store: Store, given: Given) -> Values:
         job_id, queue = forms.one(given, "id"), forms.one(given, "queue")
@@ -128,20 +144,24 @@ class Pages:
 
     def runs(self, store: Store, given: Given) -> Values:
         trees, problems = self._trees(store)
-        claimed = {name: store.stats(name).in_flight for name in store.names()}
+        every, age = self._remembered.get(store, "views", self._views)
+        claimed = {one.name: one.stats.in_flight for one in every}
         rows = [(tree, process, run) for tree in trees for process in tree.processes for run in process.runs]
-        return self._said(store, {"rows": sorted(rows, key=lambda row: row[2].since), "claimed": claimed}, problems)
+        values = {"rows": sorted(rows, key=lambda row: row[2].since), "claimed": claimed, "age": age}
+        return self._said(store, values, problems)
 
     def dead(self, store: Store, given: Given) -> Values:
         wanted = forms.filter_of(given, dead_letters=True, hidden=self._config.hide)
         everything = bool(forms.one(given, "all"))
-        found = dead.groups(store, wanted, most=None if everything else GROUPED)
+        grouped = None if everything else GROUPED
+        found, age = self._remembered.get(
+            store, f"{wanted} {grouped}", lambda store: dead.groups(store, wanted, most=grouped)
+        )
         most = max((one.count for one in found), default=1)
         groups = [Group(one, max(1, round(100 * one.count / most))) for one in found]
-        values: Values = {"groups": groups, "given": given, "names": store.names()}
-        values["grouped"] = None if everything else GROUPED
-        values["page"] = jobs.page(store, wanted, after=forms.one(given, "after"), limit=PAGE)
-        return self._said(store, values)
+        (page, names), older = self._page(store, wanted, forms.one(given, "after"))
+        values: Values = {"groups": groups, "grouped": grouped, "page": page, "names": names, "given": given}
+        return self._said(store, values | {"age": max(age, older)})
 
     def bad(self, store: Store, given: Given) -> Values:
         queue, after = forms.one(given, "queue"), forms.one(given, "after")
@@ -168,9 +188,15 @@ class Pages:
         if self._history.is_due():
             self._history.note({one.name: one.stats for one in found})
 
-    def sample(self, store: Store) -> None:
-        """Keep a sample of the counts."""
-        self._history.note({name: store.stats(name) for name in store.names()})
+    def sample(self) -> None:
+        """Count behind the requests, and keep a sample."""
+
+        def read(store: Store) -> list[QueueView]:
+            found = self._views(store)
+            self.note(found)
+            return found
+
+        self._remembered.renew("views", read)
 
     def counts(self, store: Store) -> dict[str, QueueStats]:
         """Return the counts of all queues. Raises EngineError: one cannot be read."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.admin.rates import HOUR, MINUTES, RECENT, Rates
 from framework.process import history
 from framework.process.history import EVERY, Counts, Reader, Record
+from framework.process.speeds import HOUR, MINUTES, RECENT, Rates
 
 NOW = 1_700_000_000.0
 

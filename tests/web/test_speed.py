@@ -86,7 +86,7 @@ def test_the_page_of_a_running_job_says_what_it_uses(tmp_path_factory: pytest.Te
         while "Its memory" not in (text := server.get("/job?id=a/b+%C3%BC").text):
             assert time.monotonic() < until, text
         page = plain(text)
-        assert re.search(r"Handler digest , since .* Process digests/0, pid \d+ Its memory \d+ MB, at most", page)
+        assert re.search(r"Handler digest, since .* Process digests/0, pid \d+ Its memory \d+ MB, at most", page), page
         assert re.search(r"Its processor time \S+ s since it was started \S+ s ago", page)
         assert links(text, "http://") == [
             f"http://jaeger/trace/{TRACE_ID}",

@@ -1,4 +1,4 @@
-"""What the exporter leaves for pages: the attempts of each quarter of a minute, as `framework/process/history.py`."""
+"""The exporter's part of a tree's history (`framework/process/history.py`): it counts what the rings tell."""
 
 from __future__ import annotations
 
