@@ -16,6 +16,7 @@ from framework.admin.processes import Tree
 from framework.admin.queues import QueueView
 from framework.admin.schedules import ScheduleView
 from framework.admin.store import Store
+from framework.engine.declarations import Declaration, Declarations
 from framework.engine.port import JobView, QueueStats, Tick
 from framework.model.errors import EngineError, WorkerError
 from framework.model.schedules import named
@@ -181,7 +182,10 @@ class Pages:
 
     def processes(self, store: Store, given: Given) -> Values:
         trees, problems = self._trees(store)
-        return self._said(store, {"trees": trees, "root": self._desk.root}, problems)
+        engine, services = store.engine, list[Declaration]()
+        if isinstance(engine, Declarations):
+            services = store.read(lambda: list(engine.declarations()), services)
+        return self._said(store, {"trees": trees, "root": self._desk.root, "services": services}, problems)
 
     def note(self, found: Sequence[QueueView]) -> None:
         """Keep a sample of the counts, if it is time."""
@@ -200,9 +204,9 @@ class Pages:
 
     def counts(self, store: Store) -> dict[str, QueueStats]:
         """Return the counts of all queues. Raises EngineError: one cannot be read."""
-        found = {name: store.stats(name) for name in store.names()}
+        found, _ = self._remembered.get(store, "views", self._views)
         self.raise_failed(store)
-        return found
+        return {one.name: one.stats for one in found}
 
     @staticmethod
     def raise_failed(store: Store) -> None:

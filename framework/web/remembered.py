@@ -17,7 +17,7 @@ from framework.web.desk import Desk
 
 T = TypeVar("T")
 QUICK = 0.008  # seconds of the processor
-OLDEST = 30.0  # seconds: an older answer is not shown
+OLDEST = 60.0  # seconds: an older answer is not shown
 SPARE, AGAIN = 10, 2.0  # an answer is read anew after so many times what it took, and so many seconds
 MOST = 100  # answers
 

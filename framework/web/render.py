@@ -101,7 +101,7 @@ def trace_of(view: JobView) -> str:
 
 def _shown(value: Any) -> Any:
     """Return what stands for a value of an expression: None is not known, and control characters become escapes."""
-    if isinstance(value, Markup):
+    if isinstance(value, (Markup, int)):
         return value
     if value is None:
         return UNKNOWN
@@ -151,7 +151,7 @@ def ago(seconds: float | None) -> Any:
         return None
     past = time.time() - seconds
     text = f"{span(past)} ago" if past >= 0 else f"in {span(-past)}"
-    return Markup('<time title="{}" data-sort="{:.3f}">{}</time>').format(moment(seconds), seconds, text)
+    return Markup(f'<time title="{moment(seconds)}" data-sort="{seconds:.3f}">{text}</time>')  # numbers and units only
 
 
 def size(count: int | None) -> str | None:
