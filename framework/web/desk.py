@@ -30,6 +30,7 @@ def fresh(store: Store) -> Store:
     """Return a store on the same engine that has failed at nothing and knows no queues yet."""
     found = Store(store.engine, store.declared, store.refused)
     found.notes = list(store.notes)
+    found.roles = dict(store.roles)  # to ask the first job of each queue again would cost a listing
     return found
 
 

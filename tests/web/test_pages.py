@@ -175,7 +175,9 @@ def test_what_runs_and_what_has_died_is_told_apart(tmp_path_factory: pytest.Temp
         assert "No running service reports" not in page
         page = server.get("/processes").text
         assert "digests/0" in page
-        assert re.search(r"<td>Relay</td>.*>running</span>.*dead-letters, deliveries, digests</td>", page, re.DOTALL)
+        assert re.search(
+            r"<td>relay:Relay</td>.*>running</span>.*dead-letters, deliveries, digests</td>", page, re.DOTALL
+        )
         (board,) = (cli.spool / "run").glob("*.board")
         pids = [slot.pid for slot in Scoreboard.open(board).all_slots() if slot.pid]
         for pid in (tree.pid, *pids):
