@@ -57,7 +57,8 @@ class Pages:
 
     def overview(self, store: Store, given: Given) -> Values:
         found, age = self._remembered.get(store, "views", self._views)
-        self.note(found)
+        if not age:
+            self.note(found)
         trees, problems = self._trees(store)
         lines = {one.name: self._history.line(one.name, "ready") for one in found}
         speeds = {one.name: self._speed(one.name) for one in found}
