@@ -36,10 +36,7 @@ def test_the_speed_is_that_of_the_last_run_also_when_all_is_dead(tmp_path_factor
         until = time.monotonic() + 40
         while "five minutes not known" in (page := plain(server.get("/queue?name=deliveries").text)):
             assert time.monotonic() < until, page  # figures are kept for five seconds
-        assert re.search(
-            r"five minutes 9 [\d.]+/(s|min) 100 % ≤ \S+ s ≤ \S+ s ≤ \S+ s ≤ \S+ s ≤ \S+ s ≤ \S+ s an", page
-        )
-        assert re.search(r"an hour 9 ", page)
+        assert re.search(r"five minutes 9 [\d.]+/(s|min) 100 %( ≤ [\d.]+ (s|min)){6} an hour 9 ", page), page
         assert re.search(r"five minutes 4 [\d.]+/(s|min) 0 % ≤", plain(server.get("/queue?name=digests").text))
         row = re.search(r"digests</a>.*?</tr>", server.get("/").text, re.DOTALL)
         assert row
