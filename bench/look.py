@@ -28,25 +28,26 @@ QUEUES = (
 )
 
 
-def fill(url: str, count: int) -> dict[str, list[str]]:
-    """Store the jobs and the dead letters; return the first, the middle and the last id of each."""
+def fill(url: str, jobs: int, dead: int) -> dict[str, list[str]]:
+    """Store jobs and dead letters; return the first, the middle and the last id of each."""
     engine = open_engine(url, incarnation=f"look-{time.time_ns()}", durability="process")
     engine.open(QUEUES)
     found = {}
-    for queue in ("dying", "jobs"):
+    for queue, count in (("dying", dead), ("jobs", jobs)):
         ids: list[str] = []
         while len(ids) < count:
-            batch = [_job(queue) for _ in range(min(256, count - len(ids)))]
+            batch = [new_job(queue) for _ in range(min(256, count - len(ids)))]
             engine.enqueue(batch)
             ids += [job.id for job in batch]
         if queue == "dying":
             _dead_letter_all(engine)
-        found[queue] = [ids[0], ids[len(ids) // 2], ids[-1]]
+        found[queue] = [ids[0], ids[len(ids) // 2], ids[-1]] if ids else []
     engine.close()
     return found
 
 
-def _job(queue: str) -> Job:
+def new_job(queue: str) -> Job:
+    """Return a job of a queue."""
     job_id, uid = new_ids()
     payload = json.dumps({"to": job_id, "number": 1}).encode()
     return Job(job_id, uid, queue, payload, {"content-type": "application/json"}, time.time())
@@ -76,7 +77,7 @@ def timed(url: str, name: str, call: Callable[[store.Store], Any]) -> Any:
 
 def main(url: str, count: int = 100_000) -> None:
     """Fill the store and print a line for each look."""
-    for queue, ids in fill(url, count).items():
+    for queue, ids in fill(url, count, count).items():
         for job_id in ids:
             assert len(timed(url, f"an id of {queue}", lambda opened, job_id=job_id: jobs.find(opened, job_id))) == 1
     for queue, state in (("jobs", "ready"), ("letters", "dead")):

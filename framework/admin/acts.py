@@ -1,4 +1,4 @@
-"""The acts of people on jobs: each says why a job stays, is noted with who did it, and may keep to a rate."""
+"""The acts of people on jobs and queues: each says why nothing changed, is noted with its actor, may keep to a rate."""
 
 from __future__ import annotations
 
@@ -79,6 +79,20 @@ class Acts:
             job_id = self._last[verb, queue] if count == 1 else ""
             self._emit(OperatorActed(verb, queue, count, self._who, job_id, time.time()))
         self._counts.clear()
+
+    def pause(self, queue: str) -> str:
+        """Stop a queue: its workers take no more jobs. Return why nothing has changed; empty: it is done."""
+        return self._queue("pause", queue, self._store.engine.pause(queue, self._who), "is paused already")
+
+    def resume(self, queue: str) -> str:
+        """End the pause of a queue. Return why nothing has changed; empty: it is done."""
+        return self._queue("resume", queue, self._store.engine.resume(queue, self._who), "is not paused")
+
+    def _queue(self, verb: Verb, queue: str, done: bool, why: str) -> str:
+        """Note an act on a queue at once: maintenance may not see a pause that ends soon."""
+        if done:
+            self._emit(OperatorActed(verb, queue, 0, self._who, at=time.time()))
+        return "" if done else why
 
     def replay(self, view: JobView) -> str:
         """Return a dead letter to the end of its home queue. Return why it stays; empty: it is done."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from framework.model.errors import EngineError
 from framework.model.handling import Progress
 from framework.process.scoreboard import EMPTY, STATES, RowState, Scoreboard, SlotState
+from framework.process.scoreboard.layout import string, text
 from framework.process.scoreboard.progress import ProgressReader
 
 
@@ -37,6 +38,25 @@ class Run:
     hard: float | None
     settling: bool
     progress: Progress | None = None
+
+    def is_of(self, job_id: str, queue: str) -> bool:
+        """Return whether this is a run of a job that was claimed from a queue."""
+        return self.queue == queue and string(text(job_id, 64)) == self.job_id
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The memory and the processor time of a process.
+
+    Attributes:
+        started: when it was started, in seconds since the epoch.
+        memory, peak: resident bytes, now and at most. cpu: processor seconds of all its threads.
+    """
+
+    memory: int
+    peak: int
+    cpu: float
+    started: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +161,22 @@ def _run(row: RowState, handlers: Mapping[str, str], progress: Progress | None) 
 def _moment(monotonic: int) -> float:
     """Return a monotonic time in ns as seconds since the epoch."""
     return time.time() - (time.monotonic_ns() - monotonic) / 1e9
+
+
+def usage(process: Process) -> Usage | None:
+    """Return what a process uses; None: it cannot be seen from here."""
+    if not process.pid or process.memory is None:
+        return None
+    try:
+        with open(f"/proc/{process.pid}/stat", "rb") as stat, open(f"/proc/{process.pid}/status", "rb") as status:
+            fields = stat.read().rpartition(b")")[2].split()
+            peak = next(line for line in status if line.startswith(b"VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+    tick = os.sysconf("SC_CLK_TCK")
+    cpu, since_boot = (int(fields[11]) + int(fields[12])) / tick, int(fields[19]) / tick
+    started = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+    return Usage(process.memory, int(peak.split()[1]) * 1024, cpu, started)
 
 
 def _resident(pid: int) -> int | None:

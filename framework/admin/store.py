@@ -73,6 +73,7 @@ class Store:
         refused: the errors of queues that cannot be opened, by name.
         failed: the errors of all failed reads, these included.
         notes: what a person should know of this store, one line each.
+        roles: whether a queue is a dead-letter queue, where its first job has told.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Store:
         self.refused = dict(refused or {})
         self.failed = list(self.refused.values())
         self.notes: list[str] = []
-        self._roles: set[str] = set()
+        self.roles: dict[str, bool] = {}
         self._others: list[str] | None = None
 
     def read(self, call: Callable[[], T], instead: T) -> T:
@@ -122,7 +123,7 @@ class Store:
         stored: Sequence[str] = self.read(lambda: list(self.engine.stored_queues()), [])
         known = () if self.declared is None else self.declared.options
         others = (name for name in stored if name not in known and not without(name))
-        return [name for name in others if self._open(QueueOptions(name))]
+        return [name for name in others if self.roles.get(name) or self._open(QueueOptions(name))]
 
     def _is_anothers(self, queue: str) -> bool:
         if self.declared is None:
@@ -150,13 +151,16 @@ class Store:
         """
         if self.declared is not None and queue in self.declared.options:
             return self.declared.options[queue].is_dead_letter
-        if queue in self._roles:
-            return True
+        if queue in self.roles:
+            return self.roles[queue]
         first = (next(self.each(self.engine.browse(queue, state)), None) for state in WAITING)
         view = next((view for view in first if view is not None), None)
-        if view is None or not view.is_dead_letter or not view.job.history:  # a directory was renamed by hand
+        if view is None:
             return False
-        self._roles.add(queue)
+        if not view.is_dead_letter or not view.job.history:  # without a history: a directory was renamed by hand
+            self.roles[queue] = False
+            return False
+        self.roles[queue] = True
         return self._open(QueueOptions(queue, is_dead_letter=True, handled=False))
 
     def stats(self, queue: str) -> QueueStats:

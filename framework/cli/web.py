@@ -27,9 +27,7 @@ ADDRESS = "127.0.0.1:8321"
 @click.option(
     "--bind", metavar="HOST:PORT", default=ADDRESS, show_default=True, help="Where to listen; port 0: a free one."
 )
-@click.option(
-    "--allow-actions", is_flag=True, help="Let people replay, delete, restore and edit; else it is read-only."
-)
+@click.option("--allow-actions", is_flag=True, help="Let people replay, delete, pause and so on; else it is read-only.")
 @click.option(
     "--allow-host", "hosts", multiple=True, metavar="NAME", help="A name under which it is reached; repeatable."
 )
@@ -48,6 +46,7 @@ ADDRESS = "127.0.0.1:8321"
     "--hide", multiple=True, metavar="FIELD", help="Never show this field, by name or dotted path; repeatable."
 )
 @click.option("--trace-url", metavar="URL", default="", help="Of a trace, with {trace_id}.")
+@click.option("--log-url", metavar="URL", default="", help="Of a job's log lines, with {job_id} or {trace_id}.")
 def web(module: str | None, url: str, bind: str, proxies: tuple[str, ...], user_header: str, hide: tuple[str, ...],
         **rules: object) -> int:  # fmt: skip
     """Serve a web page: what lies in the store, what runs, what has failed, also while no worker runs.

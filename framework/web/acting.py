@@ -30,13 +30,14 @@ class Answer:
 
     Attributes:
         words: what was done. stays: the job and why it stays, for each that does. task: the task that was started.
-        new_id: the id of an edited copy, and its queue.
+        new_id: the id of an edited copy, and its queue. queue: the one that was paused or resumed.
     """
 
     words: str
     stays: Sequence[tuple[str, str]] = ()
     task: Task | None = None
     new_id: tuple[str, str] | None = None
+    queue: str = ""
 
 
 class Acting:
@@ -52,11 +53,13 @@ class Acting:
         verb = forms.one(form, "verb")
         if verb == "stop":
             return self._stop(forms.one(form, "task"))
+        if verb in ("pause", "resume"):
+            return await self._desk.ask(lambda store: self._queue(store, verb, forms.one(form, "queue"), who))
         if forms.one(form, "all"):
             return self._many(form, who)
         known = next((one for one in VERBS if one == verb), None)
         if known is None:
-            raise UsageError(f"{verb[:40]!r} is no act: choose one of {', '.join(VERBS)}, stop")
+            raise UsageError(f"{verb[:40]!r} is no act: choose one of {', '.join(VERBS)}, pause, resume, stop")
         chosen = [forms.unpacked(text, 3) for text in form.get("job", ())]
         if not chosen:
             raise UsageError("no job was chosen")
@@ -69,6 +72,14 @@ class Acting:
             raise UsageError(f"{number[:40]!r} is no number of an act")
         self._tasks.stop(int(number))
         return Answer(f"act {number} stops")
+
+    def _queue(self, store: Store, verb: str, queue: str, who: str) -> Answer:
+        name = store.name(queue)
+        if store.notes:
+            raise WorkerError(f"{name} stays as it is: there is no store")
+        with Acts(store, who, self._desk.noting(store)) as acts:
+            why = acts.pause(name) if verb == "pause" else acts.resume(name)
+        return Answer(f"{name} {why}" if why else f"{verb}d {name}", queue=name)
 
     def _many(self, form: Given, who: str) -> Answer:
         verb = next((one for one in MANY if one == forms.one(form, "verb")), None)

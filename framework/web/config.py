@@ -32,6 +32,7 @@ class Config:
         name, colour: shown on each page, so that production is not taken for another instance.
         hide: names of fields, at any depth, or paths with dots, whose values are never shown.
         trace_url: address of a trace, with {trace_id}; empty: trace ids are no links.
+        log_url: address of a job's log lines, with {job_id} or {trace_id}; empty: there is no link.
     """
 
     token: str = ""
@@ -46,6 +47,7 @@ class Config:
     colour: str = "grey"
     hide: Sequence[str] = SECRET_NAMES
     trace_url: str = ""
+    log_url: str = ""
 
     def __post_init__(self) -> None:
         if self.token and len(self.token) < LEAST_TOKEN:
@@ -56,6 +58,10 @@ class Config:
             raise UsageError(f"{self.colour[:40]!r} is none of the colours {', '.join(COLOURS)}")
         if self.trace_url and not re.match(r"https?://[^\s]+\{trace_id\}", self.trace_url):
             raise UsageError("the address of traces must begin with http:// or https:// and have {trace_id} in it")
+        if self.log_url and not re.match(r"https?://[^\s]+\{(job_id|trace_id)\}", self.log_url):
+            raise UsageError(
+                "the address of logs must begin with http:// or https:// and have {job_id} or {trace_id} in it"
+            )
         if not re.fullmatch(r"[A-Za-z0-9-]{1,100}", self.user_header):
             raise UsageError(f"{self.user_header[:60]!r} is no name of a header")
         self.networks()

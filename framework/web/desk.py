@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TypeVar
 from framework.admin import store as stores
 from framework.admin.acts import noted
 from framework.admin.store import Store
-from framework.model.errors import EngineError
+from framework.model.errors import EngineError, WorkerError
 from framework.model.events import Event
 from framework.service.app import WorkerApp
 from framework.service.settings import Settings
@@ -30,6 +30,7 @@ def fresh(store: Store) -> Store:
     """Return a store on the same engine that has failed at nothing and knows no queues yet."""
     found = Store(store.engine, store.declared, store.refused)
     found.notes = list(store.notes)
+    found.roles = dict(store.roles)  # to ask the first job of each queue again would cost a listing
     return found
 
 
@@ -73,6 +74,16 @@ class Desk:
     def wait(self, call: Callable[[Store], T]) -> T:
         """Do as `ask` does, from another thread."""
         return self._executor().submit(self._run, call).result()
+
+    def behind(self, call: Callable[[Store], object]) -> None:
+        """Call in the desk's thread, and wait for nothing. What fails is logged where it is a bug."""
+
+        def ended(done: Future[object]) -> None:
+            error = None if done.cancelled() else done.exception()
+            if error is not None and not isinstance(error, WorkerError):
+                log.error("a read behind the pages failed", exc_info=error)
+
+        self._executor().submit(self._run, call).add_done_callback(ended)
 
     async def close(self) -> None:
         """Close the store and end the thread."""

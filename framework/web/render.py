@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -16,6 +19,7 @@ from starlette.responses import HTMLResponse, Response
 
 from framework.admin.jobs import last_failure
 from framework.engine.port import JobView
+from framework.model.options import WAIT_BOUNDS
 from framework.model.text import spans
 from framework.model.text.printable import escape
 from framework.web import forms
@@ -25,6 +29,7 @@ HERE = Path(__file__).parent
 LONGEST = 20_000  # characters of one value; the command line shows all of it
 UNKNOWN = Markup('<span class="unknown">not known</span>')
 HIDDEN = "…hidden…"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-.*", re.ASCII)
 
 
 class Render:
@@ -41,9 +46,21 @@ class Render:
             finalize=_shown,
         )
         self._templates.filters.update(
-            known=known, span=span, moment=moment, ago=ago, size=size, id=named, bad_id=named_file
+            known=known,
+            span=span,
+            moment=moment,
+            ago=ago,
+            size=size,
+            rate=rate,
+            percent=percent,
+            bound=bound,
+            id=named,
+            bad_id=named_file,
         )
-        self._templates.globals.update(failure_of=last_failure, config=config, kept=forms.kept, one=forms.one)
+        self._templates.globals.update(
+            failure_of=last_failure, config=config, kept=forms.kept, one=forms.one, unknown=UNKNOWN
+        )
+        self._templates.globals.update(trace_of=trace_of, trace_link=self._trace_link, log_link=self._log_link)
 
     def page(self, request: Request, template: str, status: int = 200, **values: Any) -> Response:
         """Return a page of the template with these values."""
@@ -64,10 +81,27 @@ class Render:
         )
         return HTMLResponse(text.encode("utf-8", "backslashreplace"), status)
 
+    def _trace_link(self, trace_id: str) -> str:
+        """Return the address of a trace; empty: there is none."""
+        return self._config.trace_url.replace("{trace_id}", trace_id) if trace_id.isalnum() else ""
+
+    def _log_link(self, view: JobView) -> str:
+        """Return the address of a job's log lines; empty: it is not known."""
+        url, trace_id = self._config.log_url, trace_of(view)
+        if "{trace_id}" in url and not trace_id:
+            return ""
+        return url.replace("{trace_id}", trace_id).replace("{job_id}", quote(view.job.id, safe="", errors="replace"))
+
+
+def trace_of(view: JobView) -> str:
+    """Return the id of the trace in which a job was enqueued; empty: it was not traced."""
+    found = _TRACEPARENT.fullmatch(view.job.headers.get("traceparent", ""))
+    return found[1] if found else ""
+
 
 def _shown(value: Any) -> Any:
     """Return what stands for a value of an expression: None is not known, and control characters become escapes."""
-    if isinstance(value, Markup):
+    if isinstance(value, (Markup, int)):
         return value
     if value is None:
         return UNKNOWN
@@ -86,6 +120,21 @@ def span(seconds: float | None) -> str | None:
     return None if seconds is None else spans.span(seconds, ("d", "h", "min", "s"), " ")
 
 
+def rate(per_second: float) -> str:
+    """Return jobs a second, or a minute where they are few."""
+    return f"{per_second:,.3g}/s" if per_second >= 1 else f"{60 * per_second:.2g}/min"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent. It is cut, not rounded: one failure in a million is not 100 %."""
+    return f"{math.floor(share * 1000 + 1e-9) / 10:g} %"
+
+
+def bound(seconds: float) -> str:
+    """Return the bound of a bucket: what is known of a time in it."""
+    return f"≤ {span(seconds)}" if seconds < math.inf else f"> {span(WAIT_BOUNDS[-1])}"
+
+
 def moment(seconds: float | None) -> Any:
     """Return seconds since the epoch as a time in UTC to the millisecond; empty for 0."""
     if not seconds:
@@ -102,7 +151,7 @@ def ago(seconds: float | None) -> Any:
         return None
     past = time.time() - seconds
     text = f"{span(past)} ago" if past >= 0 else f"in {span(-past)}"
-    return Markup('<time title="{}" data-sort="{:.3f}">{}</time>').format(moment(seconds), seconds, text)
+    return Markup(f'<time title="{moment(seconds)}" data-sort="{seconds:.3f}">{text}</time>')  # numbers and units only
 
 
 def size(count: int | None) -> str | None:

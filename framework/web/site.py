@@ -7,7 +7,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -28,6 +28,7 @@ from framework.web.desk import Desk
 from framework.web.guard import STATIC, Guard
 from framework.web.history import EVERY, History
 from framework.web.pages import Pages, Values
+from framework.web.remembered import Remembered
 from framework.web.render import HERE, Render
 from framework.web.sessions import COOKIE, LASTS, Sessions, TooMany
 from framework.web.tasks import Task, Tasks
@@ -58,9 +59,11 @@ class Site:
         self._noted: deque[OperatorActed] = deque(maxlen=REMEMBERED)
         self._answers: Counter[int] = Counter()
         self._desk = Desk(settings, app, url, self._emit)
+        self._behind = Desk(settings, app, url, self._emit)
+        self._remembered = Remembered(self._behind)
         self._tasks = Tasks(self._desk, self._task)
         self._history = History()
-        self._pages = Pages(config, self._desk, self._history)
+        self._pages = Pages(config, self._desk, self._history, self._remembered)
         self._acting = Acting(config, self._desk, self._tasks)
         self._render = Render(config)
         self._sessions = Sessions(config)
@@ -97,12 +100,12 @@ class Site:
             sampling.cancel()
             self._tasks.end()
             await self._desk.close()
+            await self._behind.close()
 
     async def _sample(self) -> None:
         while True:
             if self._history.is_due():
-                with suppress(WorkerError):  # the page itself says so
-                    await self._desk.ask(self._pages.sample)
+                self._pages.sample()
             await asyncio.sleep(EVERY)
 
     # --- pages --------------------------------------------------------------------------------------------------------
@@ -189,11 +192,13 @@ class Site:
     # --- acts ---------------------------------------------------------------------------------------------------------
 
     def _emit(self, event: Event) -> None:
+        self._remembered.forget()
         if isinstance(event, OperatorActed):
             self._noted.append(event)
         self._tell(event)
 
     def _task(self, task: Task) -> None:
+        self._remembered.forget()
         log.info("act %d of %s on many jobs, %s (%s): %s", task.number, task.who, task.verb, task.words, task.state)
 
 

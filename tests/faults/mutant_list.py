@@ -111,6 +111,7 @@ CAREFUL = (
     in_spool("O_NOFOLLOW of a stillborn", "rescue.py", "Rescue._remove_stillborn", "flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK", "flags = os.O_RDWR | os.O_NONBLOCK", FLAGS),
     in_spool("S_ISREG of a swept entry", "ids.py", "is_cut_off", "found is not None and stat.S_ISREG(found.st_mode) and", "found is not None and", "spool/test_security.py"),
     Mutant("O_NOFOLLOW of the journal of acts", "process/journal.py", (Change("_locked", "os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_RDWR | os.O_APPEND | os.O_CLOEXEC"),), "unit/test_journal.py"),
+    Mutant("O_NOFOLLOW of a tree's history", "process/history.py", (Change("", "os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK", "os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_history.py"),
     Mutant("the lock of the journal of acts", "process/journal.py", (Change("_locked", "fcntl.flock(fd, fcntl.LOCK_EX | at_once)", "pass"),), "unit/test_journal.py"),
     Mutant("O_NOFOLLOW of a new board", "process/scoreboard/board.py", (Change("Scoreboard.put", "os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW", "os.O_TRUNC | os.O_CLOEXEC"),), LINKS),
     Mutant("O_NOFOLLOW of a board", "process/scoreboard/board.py", (Change("Scoreboard.open", "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW", "os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK"),), "unit/test_scoreboard.py"),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +46,23 @@ def test_the_file_fits_the_compose_schema() -> None:
 
 
 def test_every_service_of_the_stack_is_there() -> None:
-    assert set(SERVICES) == {*OURS, *ON_POSTGRES, "postgres", "otel-collector", "jaeger", "prometheus",
-                             "victorialogs", "grafana"}  # fmt: skip
+    assert set(SERVICES) == {
+        *OURS,
+        *ON_POSTGRES,
+        "web",
+        "postgres",
+        "otel-collector",
+        "jaeger",
+        "prometheus",
+        "victorialogs",
+        "grafana",
+    }
 
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_images_are_pinned(name: str) -> None:
     service = SERVICES[name]
-    if name in OURS + ON_POSTGRES:
+    if name in (*OURS, *ON_POSTGRES, "web"):
         assert service["build"] == "."
     else:
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+(\.\d+)?", service["image"])
@@ -90,7 +102,7 @@ def test_the_worker_may_finish_its_drain() -> None:
 
 
 def test_ours_are_one_user_and_not_root() -> None:
-    users = {SERVICES[name]["user"] for name in OURS + ON_POSTGRES}
+    users = {SERVICES[name]["user"] for name in (*OURS, *ON_POSTGRES, "web")}
     assert users == {"10001:10001"}
     dockerfile = (ROOT / "Dockerfile").read_text()
     assert "--uid 10001" in dockerfile
@@ -108,6 +120,32 @@ def test_worker_and_traffic_share_the_spool() -> None:
     assert urls == {"spool:/spool"}
 
 
+def test_the_web_page_starts_with_its_command_and_is_closed(tmp_path: Path) -> None:
+    web = SERVICES["web"]
+    assert web["volumes"] == ["spool:/spool"]
+    assert web["ports"] == ["127.0.0.1:8321:8321"]
+    _, *args = web["command"]
+    token = re.sub(r"\$\{\w+:-(.*)\}", r"\1", web["environment"]["WORKER_WEB_TOKEN"])
+    environ = {**os.environ, "WORKER_MODULE": web["environment"]["WORKER_MODULE"], "WORKER_WEB_TOKEN": token}
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("worker"), *(arg.replace(":8321", ":0") for arg in args)],
+        env=environ | {"WORKER_ENGINE_URL": f"spool:{tmp_path}"}, cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        found = next(filter(None, (re.search(r"0\.0\.0\.0:(\d+)/", line) for line in process.stderr)))
+        base = f"http://127.0.0.1:{found[1]}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert opener.open(f"{base}/healthz", timeout=60).read() == b"ok\n"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            opener.open(f"{base}/", timeout=60)
+        shown = urllib.request.Request(f"{base}/", headers={"authorization": f"Bearer {token}"})
+        assert b"development" in opener.open(shown, timeout=60).read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_the_profile_runs_two_workers_on_postgresql_and_else_the_same_service() -> None:
     assert {name for name, service in SERVICES.items() if service.get("profiles") == ["postgres"]} == {
         *ON_POSTGRES, "postgres"
@@ -121,7 +159,7 @@ def test_the_profile_runs_two_workers_on_postgresql_and_else_the_same_service() 
     [url] = {SERVICES[name]["environment"]["WORKER_ENGINE_URL"] for name in ON_POSTGRES}
     assert url.partition("@")[2] == "postgres/postgres?local_dir=/tmp/worker"
     assert "/tmp" in other["tmpfs"]
-    assert ".[example,postgres]" in (ROOT / "Dockerfile").read_text()
+    assert ".[example,postgres,web]" in (ROOT / "Dockerfile").read_text()
 
 
 def test_relay_and_receiver_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +178,8 @@ def test_relay_and_receiver_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_worker_variable_is_one_that_is_read() -> None:
     known = {f"WORKER_{name.upper()}" for name in Settings.model_fields} | {"WORKER_MODULE"}
-    for name in OURS:
-        for variable in SERVICES[name]["environment"]:
+    for name in (*OURS, "web"):
+        for variable in set(SERVICES[name]["environment"]) - {"WORKER_WEB_TOKEN"}:
             assert not variable.startswith("WORKER_") or variable in known
 
 

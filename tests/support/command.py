@@ -188,11 +188,11 @@ class Cli:
         """What `worker queues --json` says, by name."""
         return {found["queue"]: found for found in self.ok("queues", "relay", "--json").json}
 
-    def store(self, queue: str, payload: object, job_id: str) -> None:
-        """A job as an enqueue with an id leaves it, without the cost of a command."""
-        data = json.dumps(payload).encode()
+    def store(self, queue: str, payload: object, *ids: str, headers: Mapping[str, str] | None = None) -> None:
+        """Jobs as enqueues with an id leave them, without the cost of a command."""
+        data, now, rest = json.dumps(payload).encode(), time.time(), dict(headers or {})
         with self.broker() as broker:
-            broker.enqueue([Job(job_id, os.urandom(16), queue, data, {}, time.time(), chosen_id=True)])
+            broker.enqueue([Job(one, os.urandom(16), queue, data, rest, now, chosen_id=True) for one in ids])
 
     def kill_jobs(self, queue: str, *, rest: bool = False, count: int = 100) -> list[str]:
         """Makes dead letters of what is ready on a queue, as a worker does; their ids. `rest`: handled, too."""

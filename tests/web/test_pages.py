@@ -173,7 +173,11 @@ def test_what_runs_and_what_has_died_is_told_apart(tmp_path_factory: pytest.Temp
         page = server.get("/").text
         assert ">running</span>" in page
         assert "No running service reports" not in page
-        assert "digests/0" in server.get("/processes").text
+        page = server.get("/processes").text
+        assert "digests/0" in page
+        assert re.search(
+            r"<td>relay:Relay</td>.*>running</span>.*dead-letters, deliveries, digests</td>", page, re.DOTALL
+        )
         (board,) = (cli.spool / "run").glob("*.board")
         pids = [slot.pid for slot in Scoreboard.open(board).all_slots() if slot.pid]
         for pid in (tree.pid, *pids):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from typing import Literal
 
 import click
 
 from framework.admin.actor import actor
-from framework.admin.acts import Verb, noted
+from framework.admin.acts import Acts, noted
 from framework.cli.operate.common import STORE_HELP, looking, queue_of, url_option
 from framework.cli.output import moment, warn
-from framework.cli.service import Look, Service, opened
+from framework.cli.service import Service, opened
 from framework.model.errors import WorkerError
-from framework.model.events import OperatorActed
 from framework.model.text.printable import escape
 
 
@@ -36,28 +35,20 @@ def resume(given: tuple[str, ...], url: str) -> int:
     return _set(given, url, "resume")
 
 
-def _set(given: tuple[str, ...], url: str, verb: Verb) -> int:
+def _set(given: tuple[str, ...], url: str, verb: Literal["pause", "resume"]) -> int:
     with looking(given, url, "QUEUE") as (look, (wanted,)):
         queue = queue_of(look, wanted)
         if queue in look.refused:
             raise look.refused[queue]
         if verb == "pause" and look.store.notes:
             raise WorkerError(f"{queue} is not paused: there is no store")
-        done = _change(look, queue, verb)
-        print(f"{verb}d {queue}" if done else f"{queue} is {'' if verb == 'pause' else 'not '}paused")
+        acts = Acts(look.store, actor(), noted(look.store))
+        why = acts.pause(queue) if verb == "pause" else acts.resume(queue)
+        print(f"{queue} {why.removesuffix(' already')}" if why else f"{verb}d {queue}")
         known = look.engine.paused(queue)
-        if verb == "pause" and not done and known is not None:
+        if verb == "pause" and why and known is not None:
             warn(f"{queue} was paused by {escape(known.by) or 'somebody'} at {moment(known.since)}")
     return 0
-
-
-def _change(look: Look, queue: str, verb: Verb) -> bool:
-    """Pause or resume a queue, and note who did it: maintenance may not see a pause that ends soon."""
-    who = actor()
-    done = look.engine.pause(queue, who) if verb == "pause" else look.engine.resume(queue, who)
-    if done:
-        noted(look.store)(OperatorActed(verb, queue, 0, who, at=time.time()))
-    return bool(done)
 
 
 def pause_all(service: Service, queues: list[str]) -> None:
@@ -66,4 +57,4 @@ def pause_all(service: Service, queues: list[str]) -> None:
         for queue in queues:
             if queue in look.refused:
                 raise look.refused[queue]
-            _change(look, queue, "pause")
+            Acts(look.store, actor(), noted(look.store)).pause(queue)

@@ -17,10 +17,12 @@ from typing import Any, Final, NamedTuple
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ResourceMetrics
 
 from framework.engine.flocks import FileLock
+from framework.process.history import SUFFIX
 from framework.process.scoreboard import Scoreboard
 from framework.telemetry.export import points
 from framework.telemetry.export.aggregation import AllSeries
 from framework.telemetry.export.health import CollectorHealth
+from framework.telemetry.export.history import History
 from framework.telemetry.export.observed import Workers, drops_of
 from framework.telemetry.export.otlp import Destination
 from framework.telemetry.export.own_health import OwnHealth
@@ -69,6 +71,7 @@ class Exporter:
     ) -> None:
         self._run = Path(rings.run)
         self._number = rings.number
+        self._history = History(self._run / f"{rings.number}{SUFFIX}")
         self._current = {rings.path(slot): slot for slot in rings.slots}
         self._workers: Workers | None = None
         self._resource, self._system, self._exemplars = resource, system, exemplars
@@ -115,6 +118,8 @@ class Exporter:
                 else:
                     source.ring.set_sent(source.cells.counted)
                 waiting += source.cells.counted - source.ring.sent
+        with self._lock:
+            self._history.note(self._sources.values())
         if self._spans is not None and waiting > BATCH_BYTES // 2:
             self._spans.nudge()
         return BUSY if new else IDLE
@@ -123,6 +128,8 @@ class Exporter:
         """Send what is left within `budget` seconds; what remains stays in the rings, and the next tree sends it."""
         self._look_at = 0.0
         self.turn()
+        with self._lock:
+            self._history.note(self._sources.values(), last=True)
         deadline = time.monotonic() + budget
         for sender in self._senders:
             sender.stop(deadline)
@@ -155,9 +162,10 @@ class Exporter:
     def _adopt(self, path: Path, number: int) -> None:
         if path not in self._sources:
             try:
-                self._sources[path] = Source(path, number)
+                source = self._sources[path] = Source(path, number)
             except (OSError, ValueError, KeyError, TypeError):  # not written yet, or another version
                 return
+            self._history.begin(source)
 
     def _leave(self, number: int) -> None:
         """Stop reading the rings of a tree that lives: it has an exporter of its own."""
