@@ -37,6 +37,21 @@ def noted(store: Store) -> Callable[[Event], None]:
     return note
 
 
+def set_pause(store: Store, verb: Literal["pause", "resume"], queue: str, who: str) -> bool:
+    """Pause or resume a queue, and note who did it: maintenance may not see a pause that ends soon.
+
+    Return False: it was so already. Raises WorkerError: there is no store. EngineError.
+    """
+    if queue in store.refused:
+        raise store.refused[queue]
+    if verb == "pause" and store.notes:
+        raise WorkerError(f"{queue} is not paused: there is no store")
+    done = bool(store.engine.pause(queue, who) if verb == "pause" else store.engine.resume(queue, who))
+    if done:
+        noted(store)(OperatorActed(verb, queue, 0, who, at=time.time()))
+    return done
+
+
 @dataclass
 class Done:
     """The result of an act on many jobs.

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from framework.admin import bad, jobs
 from framework.admin.acts import GONE, Acts, Verb, rate_of
+from framework.admin.live.desk import Desk
+from framework.admin.live.tasks import Many, Task, Tasks
 from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import UsageError, WorkerError
 from framework.web import forms
 from framework.web.config import Config
-from framework.web.desk import Desk
 from framework.web.forms import Given
-from framework.web.tasks import Many, Task, Tasks
 
 PAST: dict[str, str] = {
     "replay": "replayed", "discard": "deleted", "cancel": "cancelled", "restore": "restored",

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from typing import Literal
 
 import click
 
 from framework.admin.actor import actor
-from framework.admin.acts import Verb, noted
+from framework.admin.acts import set_pause
 from framework.cli.operate.common import STORE_HELP, looking, queue_of, url_option
 from framework.cli.output import moment, warn
-from framework.cli.service import Look, Service, opened
-from framework.model.errors import WorkerError
-from framework.model.events import OperatorActed
+from framework.cli.service import Service, opened
 from framework.model.text.printable import escape
 
 
@@ -36,14 +34,10 @@ def resume(given: tuple[str, ...], url: str) -> int:
     return _set(given, url, "resume")
 
 
-def _set(given: tuple[str, ...], url: str, verb: Verb) -> int:
+def _set(given: tuple[str, ...], url: str, verb: Literal["pause", "resume"]) -> int:
     with looking(given, url, "QUEUE") as (look, (wanted,)):
         queue = queue_of(look, wanted)
-        if queue in look.refused:
-            raise look.refused[queue]
-        if verb == "pause" and look.store.notes:
-            raise WorkerError(f"{queue} is not paused: there is no store")
-        done = _change(look, queue, verb)
+        done = set_pause(look.store, verb, queue, actor())
         print(f"{verb}d {queue}" if done else f"{queue} is {'' if verb == 'pause' else 'not '}paused")
         known = look.engine.paused(queue)
         if verb == "pause" and not done and known is not None:
@@ -51,19 +45,8 @@ def _set(given: tuple[str, ...], url: str, verb: Verb) -> int:
     return 0
 
 
-def _change(look: Look, queue: str, verb: Verb) -> bool:
-    """Pause or resume a queue, and note who did it: maintenance may not see a pause that ends soon."""
-    who = actor()
-    done = look.engine.pause(queue, who) if verb == "pause" else look.engine.resume(queue, who)
-    if done:
-        noted(look.store)(OperatorActed(verb, queue, 0, who, at=time.time()))
-    return bool(done)
-
-
 def pause_all(service: Service, queues: list[str]) -> None:
     """Pause queues before their workers start, for `worker run --paused`. Raises EngineError."""
     with opened(service, create=True) as look:
         for queue in queues:
-            if queue in look.refused:
-                raise look.refused[queue]
-            _change(look, queue, "pause")
+            set_pause(look.store, "pause", queue, actor())
