@@ -14,6 +14,7 @@ from framework.model.handling import Progress
 from framework.process.scoreboard import EMPTY, STATES, RowState, Scoreboard, SlotState
 from framework.process.scoreboard.progress import ProgressReader
 
+LAST_WORDS = 10.0  # seconds
 SILENT = 180.0  # seconds without a report after which it is said: an idle queue has its turn about once a minute
 
 
@@ -160,7 +161,8 @@ def silence(found: Sequence[QueueView], trees: Sequence[Tree]) -> tuple[bool, fl
     """Return whether it must be said that no service reports, and when the last one did; None: it is not known."""
     if any(tree.alive for tree in trees):
         return False, None
-    moments = [last_seen(found), *(tree.reported for tree in trees)]
-    seen = max((at for at in moments if at is not None), default=None)
-    ended = bool(trees) and all(tree.alive is False for tree in trees)
+    board, told = max((tree.reported for tree in trees), default=None), last_seen(found)
+    seen = max((at for at in (told, board) if at is not None), default=None)
+    # Not where one on another machine has reported since: a tree's last report may come a moment after its last board.
+    ended = board is not None and all(tree.alive is False for tree in trees) and (told or 0.0) < board + LAST_WORDS
     return ended or seen is None or time.time() - seen > SILENT, seen
