@@ -81,18 +81,26 @@ class Acts:
         self._counts.clear()
 
     def pause(self, queue: str) -> str:
-        """Stop a queue: its workers take no more jobs. Return why nothing has changed; empty: it is done."""
-        return self._queue("pause", queue, self._store.engine.pause(queue, self._who), "is paused already")
+        """Stop a queue: its workers take no more jobs. Return why nothing has changed; empty: it is done.
+
+        Raises WorkerError: there is no store, or it refuses the queue. EngineError.
+        """
+        if self._store.notes:
+            raise WorkerError(f"{queue} is not paused: there is no store")
+        return self._queue("pause", queue, self._store.engine.pause, "is paused already")
 
     def resume(self, queue: str) -> str:
-        """End the pause of a queue. Return why nothing has changed; empty: it is done."""
-        return self._queue("resume", queue, self._store.engine.resume(queue, self._who), "is not paused")
+        """End the pause of a queue. Return why nothing has changed; empty: it is done. Raises as `pause`."""
+        return self._queue("resume", queue, self._store.engine.resume, "is not paused")
 
-    def _queue(self, verb: Verb, queue: str, done: bool, why: str) -> str:
-        """Note an act on a queue at once: maintenance may not see a pause that ends soon."""
-        if done:
-            self._emit(OperatorActed(verb, queue, 0, self._who, at=time.time()))
-        return "" if done else why
+    def _queue(self, verb: Verb, queue: str, act: Callable[[str, str], bool], why: str) -> str:
+        """Do an act on a queue, and note it at once: maintenance may not see a pause that ends soon."""
+        if queue in self._store.refused:
+            raise self._store.refused[queue]
+        if not act(queue, self._who):
+            return why
+        self._emit(OperatorActed(verb, queue, 0, self._who, at=time.time()))
+        return ""
 
     def replay(self, view: JobView) -> str:
         """Return a dead letter to the end of its home queue. Return why it stays; empty: it is done."""

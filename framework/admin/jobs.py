@@ -31,6 +31,7 @@ class Filter:
         error: a part of that error's type or message, in any case.
         older, younger: seconds since they came into their state.
         fields: texts that the payload must have at these places, as `{"address.city": "Berlin"}`.
+        error_type: that error's type, exactly; empty: it has none; None lets all pass.
     """
 
     queues: Sequence[str] = ()
@@ -42,6 +43,7 @@ class Filter:
     older: float | None = None
     younger: float | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
+    error_type: str | None = None
 
     def passes(self, view: JobView, now: float) -> bool:
         """Return whether a job is to be shown at this time (seconds since the epoch)."""
@@ -49,16 +51,19 @@ class Filter:
             return False
         if self.home and self.home not in (view.job.queue, view.queue):
             return False
-        if self.reason or self.error:
-            failure = last_failure(view)
-            if failure is None or (self.reason and failure.reason != self.reason):
-                return False
-            if self.error.lower() not in f"{failure.error_type}: {failure.message}".lower():
-                return False
+        if (self.reason or self.error or self.error_type is not None) and not self._failed_so(last_failure(view)):
+            return False
         age = now - view.since
         if (self.older is not None and age < self.older) or (self.younger is not None and age > self.younger):
             return False
         return not self.fields or _has(view, self.fields)
+
+    def _failed_so(self, failure: Failure | None) -> bool:
+        if failure is None or (self.reason and failure.reason != self.reason):
+            return False
+        if self.error_type is not None and failure.error_type != self.error_type:
+            return False
+        return self.error.lower() in f"{failure.error_type}: {failure.message}".lower()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from framework.admin.queues import QueueView, last_seen
 from framework.model.errors import EngineError
 from framework.model.handling import Progress
 from framework.process.scoreboard import EMPTY, STATES, RowState, Scoreboard, SlotState
 from framework.process.scoreboard.layout import string, text
 from framework.process.scoreboard.progress import ProgressReader
+
+LAST_WORDS = 10.0  # seconds
+SILENT = 180.0  # seconds without a report after which it is said: an idle queue has its turn about once a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Process:
         state: starting, ready, leaving, or gone.
         memory: its resident bytes; None: unknown.
         limit: jobs that it runs at once.
+        ended: attempts that have ended in it since it started, for whatever reason.
     """
 
     slot: str
@@ -77,6 +82,7 @@ class Process:
     memory: int | None
     limit: int
     runs: Sequence[Run]
+    ended: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,7 @@ def _process(
 ) -> Process:
     runs = [_run(row, handlers, reports.of(slot.index, row)) for row in board.busy_rows(slot.index)]
     memory = _resident(slot.pid) if seen and slot.pid else None
-    return Process(slot.name, slot.pid, STATES[slot.state], memory, slot.rows, runs)
+    return Process(slot.name, slot.pid, STATES[slot.state], memory, slot.rows, runs, slot.jobs)
 
 
 def _run(row: RowState, handlers: Mapping[str, str], progress: Progress | None) -> Run:
@@ -185,3 +191,14 @@ def _resident(pid: int) -> int | None:
             return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def silence(found: Sequence[QueueView], trees: Sequence[Tree]) -> tuple[bool, float | None]:
+    """Return whether it must be said that no service reports, and when the last one did; None: it is not known."""
+    if any(tree.alive for tree in trees):
+        return False, None
+    board, told = max((tree.reported for tree in trees), default=None), last_seen(found)
+    seen = max((at for at in (told, board) if at is not None), default=None)
+    # Not where one on another machine has reported since: a tree's last report may come a moment after its last board.
+    ended = board is not None and all(tree.alive is False for tree in trees) and (told or 0.0) < board + LAST_WORDS
+    return ended or seen is None or time.time() - seen > SILENT, seen

@@ -24,6 +24,7 @@ from framework.cli.operate.queues import queues
 from framework.cli.output import complain, fail
 from framework.cli.run import run
 from framework.cli.starting.new import new
+from framework.cli.top import top
 from framework.cli.web import web
 from framework.model.errors import SettingsError, WorkerError
 from framework.process import stdio
@@ -63,6 +64,7 @@ for _command in (
     schedules,
     dead,
     bad,
+    top,
     web,
     health,
     doctor,

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from framework.admin import bad, jobs
 from framework.admin.acts import GONE, Acts, Verb, rate_of
+from framework.admin.live.desk import Desk
+from framework.admin.live.tasks import Many, Task, Tasks
 from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import UsageError, WorkerError
 from framework.web import forms
 from framework.web.config import Config
-from framework.web.desk import Desk
 from framework.web.forms import Given
-from framework.web.tasks import Many, Task, Tasks
 
 PAST: dict[str, str] = {
     "replay": "replayed", "discard": "deleted", "cancel": "cancelled", "restore": "restored",
@@ -75,8 +75,6 @@ class Acting:
 
     def _queue(self, store: Store, verb: str, queue: str, who: str) -> Answer:
         name = store.name(queue)
-        if store.notes:
-            raise WorkerError(f"{name} stays as it is: there is no store")
         with Acts(store, who, self._desk.noting(store)) as acts:
             why = acts.pause(name) if verb == "pause" else acts.resume(name)
         return Answer(f"{name} {why}" if why else f"{verb}d {name}", queue=name)

@@ -12,7 +12,8 @@ from typing import Any
 
 from framework.admin import bad, dead, jobs, processes, queues, schedules
 from framework.admin.jobs import Filter, Page
-from framework.admin.processes import Tree
+from framework.admin.live.desk import Desk
+from framework.admin.processes import Tree, silence
 from framework.admin.queues import QueueView
 from framework.admin.schedules import ScheduleView
 from framework.admin.store import Store
@@ -23,14 +24,12 @@ from framework.model.schedules import named
 from framework.process.speeds import Rates
 from framework.web import forms, render
 from framework.web.config import Config
-from framework.web.desk import Desk
 from framework.web.forms import Given
 from framework.web.history import History, Shown, shown
 from framework.web.remembered import Remembered
 
 PAGE = 50  # rows
 GROUPED = 2000  # dead letters that are grouped, unless all are asked for
-SILENT = 180.0  # seconds without a report after which it is said: an idle queue has its turn about once a minute
 COUNTS = ("ready", "in_flight", "delayed", "dead", "bad")
 Values = dict[str, Any]
 
@@ -239,13 +238,3 @@ class Pages:
     def _said(store: Store, values: Values, problems: Sequence[str] = ()) -> Values:
         failed = dict.fromkeys([*map(str, store.failed), *problems])
         return values | {"failed": list(failed), "notes": store.notes}
-
-
-def silence(found: Sequence[QueueView], trees: Sequence[Tree]) -> tuple[bool, float | None]:
-    """Return whether it must be said that no service reports, and when the last one did; None: it is not known."""
-    if any(tree.alive for tree in trees):
-        return False, None
-    moments = [queues.last_seen(found), *(tree.reported for tree in trees)]
-    seen = max((at for at in moments if at is not None), default=None)
-    ended = bool(trees) and all(tree.alive is False for tree in trees)
-    return ended or seen is None or time.time() - seen > SILENT, seen

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from framework.admin.store import Store
 from framework.model.errors import EngineError
-from framework.web.desk import Desk
+from framework.admin.live.desk import Desk
 
 T = TypeVar("T")
 QUICK = 0.008  # seconds of the processor

@@ -15,6 +15,8 @@ from starlette.responses import FileResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from framework.admin.live.desk import Desk
+from framework.admin.live.tasks import Task, Tasks
 from framework.engine.port import QueueStats
 from framework.model.errors import EngineError, UsageError, WorkerError
 from framework.model.events import Event, OperatorActed
@@ -24,14 +26,12 @@ from framework.service.settings import Settings
 from framework.web import forms, metrics
 from framework.web.acting import Acting
 from framework.web.config import Config
-from framework.web.desk import Desk
 from framework.web.guard import STATIC, Guard
 from framework.web.history import EVERY, History
 from framework.web.pages import Pages, Values
 from framework.web.remembered import Remembered
 from framework.web.render import HERE, Render
 from framework.web.sessions import COOKIE, LASTS, Sessions, TooMany
-from framework.web.tasks import Task, Tasks
 
 REMEMBERED = 200  # acts
 log = logging.getLogger("framework.web")

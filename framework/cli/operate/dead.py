@@ -137,13 +137,14 @@ def groups(given: tuple[str, ...], url: str, queue: str, as_json: bool, **filter
         found = model.groups(look.store, filter_of(home=queue_of(look, queue), **filters))
         code = look.say()
     if as_json:
-        print_json([_group(group) for group in found])
+        print_json([group_object(group) for group in found])
     else:
-        table(GROUPS, [tuple(map(str, _group(group).values()))[:-1] for group in found], empty="no dead letters")
+        table(GROUPS, [tuple(map(str, group_object(group).values()))[:-1] for group in found], empty="no dead letters")
     return code
 
 
-def _group(group: model.Group) -> dict[str, Any]:
+def group_object(group: model.Group) -> dict[str, Any]:
+    """Return what `worker dead groups --json` prints of a group."""
     return {
         "queue": group.queue,
         "reason": group.reason,

@@ -11,7 +11,6 @@ from framework.admin.acts import Acts, noted
 from framework.cli.operate.common import STORE_HELP, looking, queue_of, url_option
 from framework.cli.output import moment, warn
 from framework.cli.service import Service, opened
-from framework.model.errors import WorkerError
 from framework.model.text.printable import escape
 
 
@@ -38,10 +37,6 @@ def resume(given: tuple[str, ...], url: str) -> int:
 def _set(given: tuple[str, ...], url: str, verb: Literal["pause", "resume"]) -> int:
     with looking(given, url, "QUEUE") as (look, (wanted,)):
         queue = queue_of(look, wanted)
-        if queue in look.refused:
-            raise look.refused[queue]
-        if verb == "pause" and look.store.notes:
-            raise WorkerError(f"{queue} is not paused: there is no store")
         acts = Acts(look.store, actor(), noted(look.store))
         why = acts.pause(queue) if verb == "pause" else acts.resume(queue)
         print(f"{queue} {why.removesuffix(' already')}" if why else f"{verb}d {queue}")
@@ -55,6 +50,4 @@ def pause_all(service: Service, queues: list[str]) -> None:
     """Pause queues before their workers start, for `worker run --paused`. Raises EngineError."""
     with opened(service, create=True) as look:
         for queue in queues:
-            if queue in look.refused:
-                raise look.refused[queue]
             Acts(look.store, actor(), noted(look.store)).pause(queue)

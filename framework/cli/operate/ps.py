@@ -108,14 +108,15 @@ def _object(tree: Tree) -> dict[str, Any]:
                 "state": one.state,
                 "memory": one.memory,
                 "limit": one.limit,
-                "jobs": [_run(run) for run in one.runs],
+                "jobs": [run_object(run) for run in one.runs],
             }
             for one in tree.processes
         ],
     }
 
 
-def _run(run: Run) -> dict[str, Any]:
+def run_object(run: Run) -> dict[str, Any]:
+    """Return what `worker ps --json` prints of a job that runs."""
     return {
         "id": run.job_id,
         "queue": run.queue,

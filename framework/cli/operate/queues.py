@@ -68,7 +68,7 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
         raise look.failed[0]
     code = look.say()
     if as_json:
-        print_json([_object(one) for one in found])
+        print_json([queue_object(one) for one in found])
         return code
     table(COLUMNS, [_row(one) for one in found], empty="no queues")
     for view in (view for one in found for view in one.newer):
@@ -86,7 +86,8 @@ def _say_silence(found: Sequence[QueueView]) -> None:
         warn(f"no running service has reported on these queues since {moment(seen)}, {span(time.time() - seen)} ago")
 
 
-def _object(one: QueueView) -> dict[str, Any]:
+def queue_object(one: QueueView) -> dict[str, Any]:
+    """Return what `worker queues --json` prints of a queue."""
     stats = one.stats
     return {
         "queue": one.name,

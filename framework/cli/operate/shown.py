@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -81,11 +81,19 @@ def print_job(view: JobView, *, as_json: bool) -> None:
         print(line)
 
 
-def lines(view: JobView) -> Iterator[str]:
-    """Yield the lines of the page. Foreign text is escaped, because it may contain anything."""
+def _styled(text: str, code: int) -> str:
+    return styled(text, code, sys.stdout)
+
+
+def lines(view: JobView, paint: Callable[[str, int], str] = _styled) -> Iterator[str]:
+    """Yield the lines of the page. Foreign text is escaped, because it may contain anything.
+
+    Args:
+        paint: returns a text in a style of the terminal.
+    """
     found = details(view)
     what = "dead letter of" if view.is_dead_letter else "job of"
-    yield _styled(f"{one_line(view.job.id)}  {what} {one_line(found['queue'])}", BOLD)
+    yield paint(f"{one_line(view.job.id)}  {what} {one_line(found['queue'])}", BOLD)
     for title, value in (
         *((("reason", found["reason"] or "unknown"),) if view.is_dead_letter else ()),
         ("lies on", f"{found['on']} ({found['state']})"),
@@ -107,22 +115,22 @@ def lines(view: JobView) -> Iterator[str]:
     yield from _indented(_pretty(found["payload"]))
     for failure in found["failures"]:
         yield ""
-        yield from _attempt(failure)
+        yield from _attempt(failure, paint)
     missing = found["attempts"] * view.is_dead_letter - sum(
         failure["queue"] in ("", found["queue"]) for failure in found["failures"]
     )
     if missing > 0:
         yield ""
-        yield _styled(f"{missing} attempts are not shown: the first and the last ten are kept", DIM)
+        yield paint(f"{missing} attempts are not shown: the first and the last ten are kept", DIM)
 
 
-def _attempt(failure: dict[str, Any]) -> Iterator[str]:
+def _attempt(failure: dict[str, Any], paint: Callable[[str, int], str]) -> Iterator[str]:
     took = f", took {span(took_)}" if (took_ := _duration(failure)) is not None else ""
     title = f"attempt {one_line(str(failure['attempt']))}" if failure["attempt"] else "no attempt"
-    yield _styled(f"{title} on {one_line(failure['queue'])}  {failure['started_at']}{took}", BOLD)
+    yield paint(f"{title} on {one_line(failure['queue'])}  {failure['started_at']}{took}", BOLD)
     name, reason = one_line(failure["error_type"]), one_line(failure["reason"])
     error = f"{name}: " if name and name != reason else ""
-    yield f"  {reason:<{WIDTH}} {_styled(error + one_line(failure['message']), RED)}"
+    yield f"  {reason:<{WIDTH}} {paint(error + one_line(failure['message']), RED)}"
     yield f"  {'trace':<{WIDTH}} {one_line(failure['trace_id']) or 'not traced'}"
     yield from _indented(escape(failure["traceback"].rstrip("\n"), keep="\n"))
 
@@ -159,7 +167,3 @@ def _pretty(payload: Any) -> str:
 def _indented(text: str) -> Iterator[str]:
     if text:
         yield from (f"    {line}" for line in text.split("\n"))
-
-
-def _styled(text: str, code: int) -> str:
-    return styled(text, code, sys.stdout)

@@ -13,17 +13,17 @@ from typing import Literal
 from framework.admin import dead
 from framework.admin.acts import Acts
 from framework.admin.jobs import Filter
+from framework.admin.live.desk import Desk, fresh
 from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import UsageError, WorkerError
 from framework.model.events import Event
 from framework.model.exceptions import describe
-from framework.web.desk import Desk, fresh
 
 AT_ONCE, KEPT = 3, 50  # tasks that run, and tasks that are remembered
 STEP = 0.05  # seconds for which a task may keep pages waiting
 Many = Literal["replay", "discard"]
-log = logging.getLogger("framework.web")
+log = logging.getLogger("framework.admin")
 
 
 @dataclass

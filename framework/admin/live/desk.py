@@ -23,7 +23,7 @@ from framework.service.settings import Settings
 
 T = TypeVar("T")
 LASTS = 5.0  # seconds for which the list of queues, and which of them are dead-letter queues, is kept
-log = logging.getLogger("framework.web")
+log = logging.getLogger("framework.admin")
 
 
 def fresh(store: Store) -> Store:
