@@ -11,9 +11,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from framework.admin.live.desk import Desk
 from framework.admin.store import Store
 from framework.model.errors import EngineError
-from framework.admin.live.desk import Desk
 
 T = TypeVar("T")
 QUICK = 0.008  # seconds of the processor

@@ -11,8 +11,8 @@ from itertools import count
 from queue import SimpleQueue
 
 from framework.engine.declarations import Declaration
-from framework.engine.memory.lanes import Lanes
 from framework.engine.memory.fan_ins import Fans
+from framework.engine.memory.lanes import Lanes
 from framework.engine.port import CANCELLED_KEPT, STARVING_TURN, Cancelled, JobView, Pause, State, Tick
 from framework.model.errors import EngineError
 from framework.model.job import Failure, Job
