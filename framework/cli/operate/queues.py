@@ -41,9 +41,8 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
     not yet due, or waiting for a retry. dead: dead letters that stay here, see `worker dead`. bad: files that cannot be
     read, see `worker bad`. Below them stand other queues of the store that have jobs, each marked (not declared). A
     queue with jobs that the service has no handler for is marked (no handler), one that its breaker holds (held). Where
-    no running service has reported on any of them for three minutes, or never, standard error says since when. Jobs
-    that only a newer version of the framework can read count, and those among the oldest are named on standard error.
-    What cannot be looked at is named there, too: exit code 1.
+    no running service has reported on any of them for three minutes, or never, standard error says since when. It
+    also names jobs that only a newer version can read, and what cannot be looked at: exit code 1.
 
     \b
     --json is one array, an object for each queue, in this order; more keys may come:
@@ -58,8 +57,8 @@ def queues(given: tuple[str, ...], url: str, as_json: bool) -> int:
       seen        when a running service last reported on it (ISO time, UTC; null: never, or it cannot be known)
       max_length  of the declaration (integer; null: no limit, or not declared)
       paused, held       true: no worker takes its jobs, see `worker pause`; its breaker holds it
-      max_running, rate  of the declaration (integer, text such as 100/s; null: no limit, or not declared)
-      group_limit, group_order    of the declaration (integer, "strict"; null: no limit and no order, or not declared)
+      max_running, rate, group_limit, group_order   of the declaration (integer, text such as 100/s, integer,
+                  "strict"; null: there is none, or it is not declared)
     """
     with looking(given, url) as (look, _):
         found = views(look.store)

@@ -79,9 +79,7 @@ class Maintain:
         self._setbacks = setbacks
         self._expired: deque[str] = deque()
         self._ring = ring
-        self._cancels = cancels
-        self._marks = marks
-        self._fan_ins = fan_ins
+        self._cancels, self._marks, self._fan_ins = cancels, marks, fan_ins
         self._tally = tally
         self._temps = Names(disk, f"{queue.base}/tmp")
         self._ids = Names(disk, f"{queue.base}/ids")
