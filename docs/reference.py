@@ -21,7 +21,7 @@ GENERATOR = "docs/reference.py"
 GROUPS = {
     "declarations": "WorkerApp Queue Pool Slot Settings",
     "options": "RetryPolicy Slo Unique Breaker Cron Every",
-    "handlers": "Context Running Item DeadLetter Failure JobId Logger",
+    "handlers": "Context Running Item Ended DeadLetter Failure JobId Logger",
     "ends": "RetryLater Snooze Reject Discard JobInterrupted",
     "errors": "WorkerError DeclarationError SettingsError EngineError EnqueueError QueueFull PayloadTooLarge "
     "InvalidPayload InvalidArgument Duplicate EnqueueFailed EnqueueUncertain",

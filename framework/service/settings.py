@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as NotJSON
 
@@ -48,6 +57,11 @@ def _pairs(given: Any) -> Any:
     if not all(found) or not all(found.values()) or len(set(found.values())) < len(pairs):
         raise ValueError("write it as key=name,key=name, each key and each name once: event=message,level=severity")
     return found
+
+
+def _written(names: Mapping[str, str]) -> str:
+    """Return what `_pairs` reads: a child process may get the settings of its parent."""
+    return ",".join(f"{old}={new}" for old, new in names.items())
 
 
 def _version(text: str) -> str:
@@ -166,7 +180,9 @@ class Settings(BaseSettings):
     cost_key: str = ""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], _ANY_CASE] = "info"
     log_format: Annotated[Literal["auto", "json", "console"], _ANY_CASE] = "auto"
-    log_keys: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs)] = Field(default_factory=dict)
+    log_keys: Annotated[dict[str, str], NoDecode, BeforeValidator(_pairs), PlainSerializer(_written)] = Field(
+        default_factory=dict
+    )
     log_successes: bool = True
     loop_blocked_after: _AboveZero = 1.0
     telemetry_flush: _MayBeZero = 1.0

@@ -89,7 +89,7 @@ class Top(App[int]):
     Args:
         place: the store, and the service, for the first line.
         every: seconds between two looks.
-        who: acts; empty: nobody may.
+        who: acts; empty: the screen only shows.
         lines: yields the lines of a job.
     """
 

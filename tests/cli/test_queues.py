@@ -11,7 +11,7 @@ import pytest
 
 from framework.admin.queues import QueueView
 from framework.admin.store import Declared, Store
-from framework.cli.operate.queues import _object, _row
+from framework.cli.operate.queues import _row, queue_object
 from framework.cli.service import Look
 from framework.engine.port import QueueStats
 from framework.model.errors import EngineUnavailable
@@ -164,7 +164,7 @@ def test_what_an_engine_cannot_know_is_no_number() -> None:
     stats = QueueStats(ready=5, dead=0)  # and what it does not say
     view = QueueView("jobs", stats, True, "work", False, None, None)
     assert _row(view) == ("jobs", "5", "-", "-", "-", "0", "-")
-    found = _object(view)
+    found = queue_object(view)
     assert [found[key] for key in ("ready", "delayed", "in_flight", "dead", "bad", "oldest_age")] == [
         5,
         None,

@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("framework", "continuum_worker.py", "pyproject.toml", "README.md", "LICENSE")
-EXTRAS = {"config", "django", "example", "fastapi", "litestar", "postgres", "starlette", "web"}
+EXTRAS = {"config", "django", "example", "fastapi", "litestar", "postgres", "starlette", "top", "web"}
 ENVIRON = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("WORKER_", "OTEL_", "PYTHON"))},
     "SOURCE_DATE_EPOCH": "1767225600",

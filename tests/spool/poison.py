@@ -40,6 +40,11 @@ WRONG_EXTRAS: dict[str, tuple[Any, ...]] = {
     ),
     "saved": (None, "", 7, {"a": 1}, "{", "1 2", "\ud800", "[" * 4000, '"' + "x" * 4096 + '"'),
     "fingerprint": (None, "", 7, "x" * 300), "version": (None, "", 7, 1.2, "\ud800", "x" * 300),
+    "fan_in": (None, "", 7, "x", "f" * 32, f"{'f' * 32}/", f"{'F' * 32}/1", f"{'f' * 32}/1x", []),
+    "ended": (
+        None, "", 7, [], {"succeeded": -1}, {"succeeded": 1.0}, {"succeeded": True}, {"": 1}, {"succeeded": 10**12},
+        {f"n{number}": 1 for number in range(50)},
+    ),
 }  # fmt: skip
 NO_EXTRAS = (
     "[]", "7", "null", "{", "{]", "\"", "\x00", " {}", "NaN", "[" * 100_000,

@@ -82,9 +82,9 @@ class Claims:
                 left = min(left, max(0.001, due - time.monotonic()))
             left = min(left, self.limits.wait(numbers))
             if self._wait(min(left, POLL) if engine.link.pooled else left):
-                return ()
+                return []
             if not (self._told or engine.link.pooled) and time.monotonic() >= deadline:
-                return ()  # the next claim looks at once: two looks in a row are half of an idle tree's work
+                return []  # the next claim looks at once: two looks in a row are half of an idle tree's work
 
     def _due(self, number: int) -> float:
         """Return when the next look below a queue's floor is due, in monotonic seconds."""

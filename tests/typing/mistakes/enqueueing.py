@@ -35,12 +35,10 @@ async def mistakes() -> None:
     Shop.invoices.enqueue_many([Invoice(order=1)], jobs=[(Invoice(order=1), "a")])  # E one of the two
     Shop.invoices.enqueue(Invoice(order=1), on_conflict="overwrite")  # E
     Shop.invoices.enqueue_many([Invoice(order=1)], then=Shop.mails)  # E a queue is no job
-    Shop.invoices.enqueue_many(
-        [Invoice(order=1)], then=Shop.mails.with_payload(Invoice(order=1))
-    )  # E another's payload
-    Shop.invoices.enqueue_many(
-        jobs=[(Invoice(order=1), "a")], then=Shop.numbers.with_payload(7)
-    )  # E no ids of your own
+    other = Shop.mails.with_payload(Invoice(order=1))  # E another's payload
+    Shop.invoices.enqueue_many([Invoice(order=1)], then=other)
+    then = Shop.numbers.with_payload(7)
+    Shop.invoices.enqueue_many(jobs=[(Invoice(order=1), "a")], then=then)  # E no ids of your own
     Shop.invoices.enqueue_many([Invoice(order=1)]).follow_up  # E there is none
     Shop.stock.enqueue(Stock(sku="a", count=1))  # E one for a list
     Shop.stock.enqueue([{"sku": "a"}])  # E an incomplete item

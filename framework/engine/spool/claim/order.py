@@ -39,7 +39,7 @@ def next_of(disk: Disk, queue: QueueDir, group: str) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        if error.errno == errno.EINVAL:  # somebody has planted a file
+        if error.errno == errno.EINVAL:  # a file that is no mark was put there
             return ""
         raise
 
