@@ -110,6 +110,15 @@ def test_jobs_that_wait_when_groups_are_declared_are_claimed_too(engine: Engine)
     assert_nothing_to_claim(owner)
 
 
+@pytest.mark.parametrize("order", [["jobs", "plain"], ["plain", "jobs"]], ids=" ".join)
+def test_the_first_claim_of_an_owner_may_find_jobs_without_a_group_alone(engine: Engine, order: list[str]) -> None:
+    plain = QueueOptions("plain")
+    before = engine.open(JOBS, plain)
+    put(engine, before, "x")
+    (lease,) = engine.open(ONE, plain).claim(order, limit=1, wait=5)
+    assert lease.job.id == "x"
+
+
 # --- the limit --------------------------------------------------------------------------------------------------------
 
 

@@ -83,7 +83,8 @@ create function {schema}.claim_3(me text, my_era bigint, queues int[], floors bi
   language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   q int; taken int; room int; used int; moment float8; tokens float8; wait float8; canary boolean;
-  shared {schema}.throttle; told {schema}.job; turn record; picked tid[]; rounding constant float8 := 1e-6;
+  shared {schema}.throttle; told {schema}.job; picked tid[]; turns tid[]; behind bigint; short boolean;
+  rounding constant float8 := 1e-6;
 begin
   if max_running = array_fill(null::int, array[cardinality(queues)]) then
     perform set_config('synchronous_commit', 'off', true);
@@ -125,7 +126,7 @@ begin
       room := least(room, max_running[i] - used);
       wait := 0.1;
     end if;
-    taken := 0; turn := null; picked := '{{}}';
+    taken := 0; behind := null; short := false; picked := '{{}}';
     if room > 0 then
       if not grouped[i] or alone[i] then
         picked := array(select ctid from {schema}.job where queue = q and owner is null
@@ -134,9 +135,9 @@ begin
           order by queue, place limit room for update skip locked);
       end if;
       if grouped[i] and cardinality(picked) < room then
-        select * into turn
-          from {schema}.pick_1(q, behinds[i], room - cardinality(picked), of_group[i], stricts[i], moment);
-        picked := picked || turn.picked;
+        select p.picked, p.last, p.short into turns, behind, short
+          from {schema}.pick_1(q, behinds[i], room - cardinality(picked), of_group[i], stricts[i], moment) p;
+        picked := picked || turns;
       end if;
       return query with claimed as (
           update {schema}.job set owner = me, claimer = null, delivery = delivery + 1, since = moment
@@ -156,14 +157,14 @@ begin
       told := null;
       told.queue := q; told.eligible_at := wait; told.delivery := (room > 0)::int;
       return next told;
-    elsif taken = 0 and turn is not null and turn.short then
+    elsif taken = 0 and short then
       told := null;
       told.queue := q; told.eligible_at := 0.1; told.delivery := 0;
       return next told;
     end if;
-    if turn is not null then
+    if behind is not null then
       told := null;
-      told.queue := q; told.owner := turn.last; told.delivery := 0;
+      told.queue := q; told.owner := behind; told.delivery := 0;
       return next told;
     end if;
     most := most - taken;
