@@ -12,7 +12,7 @@ from psycopg import errors
 from framework.engine.postgres.link import Place, unavailable
 from framework.model.errors import EngineError
 
-VERSION = 6  # version that this code needs; it also works with the next one
+VERSION = 5  # version that this code needs; it also works with the next one
 log = logging.getLogger("framework")
 
 
