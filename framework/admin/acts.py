@@ -148,7 +148,8 @@ class Acts:
         """Enqueue a copy of a job with another payload on its home queue, then delete the job.
 
         The copy has a new id, no unique key, no checkpoint, all its attempts and its full ttl; headers and priority
-        stay. If this process is killed in between, both exist.
+        stay. It is no member of a fan-in: the job ends as discarded there. If this process is killed in between, both
+        exist.
 
         Args:
             text: the payload, strict JSON that fits the queue's payload type where the service declares the queue.
@@ -165,7 +166,7 @@ class Acts:
         copy = replace(
             view.job, id=job_id, uid=uid, payload=data, enqueued_at=time.time(), not_before=None, chosen_id=False,
             scheduled_for=None, history=(),
-            extras=with_saved(replace(extras, unique_key=None, unique_scope=None), "null"),
+            extras=with_saved(replace(extras, unique_key=None, unique_scope=None, fan_in=None), "null"),
         )  # fmt: skip
         (stored,) = self._store.engine.enqueue([copy])
         self._done("edit", view, "")

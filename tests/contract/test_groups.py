@@ -110,6 +110,15 @@ def test_jobs_that_wait_when_groups_are_declared_are_claimed_too(engine: Engine)
     assert_nothing_to_claim(owner)
 
 
+@pytest.mark.parametrize("order", [["jobs", "plain"], ["plain", "jobs"]], ids=" ".join)
+def test_the_first_claim_of_an_owner_may_find_jobs_without_a_group_alone(engine: Engine, order: list[str]) -> None:
+    plain = QueueOptions("plain")
+    before = engine.open(JOBS, plain)
+    put(engine, before, "x")
+    (lease,) = engine.open(ONE, plain).claim(order, limit=1, wait=5)
+    assert lease.job.id == "x"
+
+
 # --- the limit --------------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +282,18 @@ def test_what_ends_for_good_lets_its_group_go_on(engine: Engine, end: str) -> No
     owner.maintain()
     (left,) = take(other)
     assert left.job.id == "a1"
+
+
+def test_a_discard_that_comes_too_late_leaves_the_order_of_the_group(engine: Engine) -> None:
+    owner = engine.open(STRICT)
+    put_in(engine, owner, "a0", "a1")
+    seen = found(owner, "a0", "ready")
+    lease = take_one(owner)
+    retry(owner, lease, delay=FAR, failure=a_failure(lease))
+    assert not owner.discard(seen)
+    assert_nothing_to_claim(owner)
+    assert owner.discard(found(owner, "a0", "delayed"))
+    assert ids(take(owner)) == ["a1"]
 
 
 def test_a_dead_letter_that_is_replayed_waits_behind_the_others(engine: Engine) -> None:

@@ -109,6 +109,20 @@ def test_an_old_mark_is_removed_by_maintenance(root: Path) -> None:
     assert ids(claim(mine)) == ["a"]
 
 
+def test_a_retry_that_cannot_be_read_any_more_lets_its_group_go_on(root: Path) -> None:
+    mine = broker(root, *QUEUES)
+    mine.enqueue([job("a", group=GROUP), job("b", group=GROUP)])
+    lease = one(mine)
+    retry(mine, lease, delay=0, failure=failure(lease))
+    mine.maintain()
+    for path in files(root, "jobs/ready/*/*"):
+        if path.name.startswith(f"{lease.token.name.stem},"):
+            path.write_bytes(b"damaged")
+    assert ids(claim(mine) + claim(mine)) == ["b"]
+    assert len(files(root, "jobs/bad/*")) == 1
+    assert files(root, "jobs/groups/*") == []
+
+
 def test_a_mark_that_is_no_link_keeps_nothing_waiting(root: Path) -> None:
     mine = broker(root, *QUEUES)
     mine.enqueue([job("a", group=GROUP)])

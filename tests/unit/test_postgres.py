@@ -19,6 +19,7 @@ from framework.engine.port import MOST_UNCHARGED_ELSEWHERE, open_engine
 from framework.engine.postgres import inspect, upkeep
 from framework.maintenance.rescue import Accounts
 from framework.model.errors import EngineUnavailable, EnqueueError, EnqueueUncertain, SettingsError
+from framework.model.extras import Extras
 from framework.model.options import QueueOptions
 from framework.model.outcome import SUCCEEDED, Settlement
 from tests.proxy import Proxy
@@ -113,6 +114,21 @@ def test_a_cut_connection_is_opened_again_and_its_leases_stay(opened: Open) -> N
     assert other.rescue() == []
     broker.settle([Settlement(lease, SUCCEEDED)])
     assert broker.stats("jobs").in_flight == 2
+
+
+def test_a_claim_that_the_server_has_lost_takes_its_place_in_the_group_again(opened: Open, url: str) -> None:
+    queue = replace(JOBS, grouped=True, group_order="strict")
+    broker, other = opened("a", queue=queue), opened("b", queue=queue)
+    put(broker, "x", "y", extras=Extras(group="g"))
+    (lease,) = take(broker)
+    cut(broker)
+    with psycopg.connect(url) as connection:  # as after a crash of the server
+        connection.execute("update worker.job set owner = null, delivery = 0 where owner is not null")
+        connection.execute("delete from worker.held")
+    broker.lost([lease])
+    assert other.claim(["jobs"], limit=2, wait=0.3) == []
+    broker.settle([Settlement(lease, SUCCEEDED)])
+    assert ids(take(other)) == ["y"]
 
 
 def test_a_claim_whose_answer_was_lost_is_given_back(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,20 @@ def url() -> str:
     return postgres.shared().url
 
 
-def test_a_migration_can_be_repeated_and_run_twice_at_once(url: str) -> None:
-    here = f"{url}?schema=twice"
-    with ThreadPoolExecutor(4) as pool:
-        said = list(pool.map(lambda _: list(engine.migrate(here)), range(4)))
-    done = [f"schema 'twice': version {version} applied" for version in range(1, VERSION + 1)]
-    assert sorted(said) == [done, *[[f"schema 'twice': version {VERSION}, nothing to do"]] * 3]
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_a_migration_can_be_repeated_and_run_twice_at_once(url: str, isolation: str) -> None:
+    """Whatever the default of the database is."""
+    name = f"twice_{isolation.replace(' ', '_')}"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"alter database postgres set default_transaction_isolation = '{isolation}'")
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            said = list(pool.map(lambda _: list(engine.migrate(f"{url}?schema={name}")), range(4)))
+    finally:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("alter database postgres reset default_transaction_isolation")
+    done = [f"schema {name!r}: version {version} applied" for version in range(1, VERSION + 1)]
+    assert sorted(said) == [done, *[[f"schema {name!r}: version {VERSION}, nothing to do"]] * 3]
 
 
 def test_without_its_schema_the_engine_says_what_to_run(url: str) -> None:

@@ -1,4 +1,4 @@
--- Version 5: groups.
+-- Version 5: groups and fan-ins.
 
 -- The group of a job as a number; null: it has none. `extras` is JSON in ASCII, in which a quote within a text is escaped.
 create function {schema}.group_of(extras text) returns bigint language sql immutable parallel safe
@@ -83,7 +83,8 @@ create function {schema}.claim_3(me text, my_era bigint, queues int[], floors bi
   language plpgsql set enable_seqscan = off set enable_bitmapscan = off set enable_sort = off as $$
 declare
   q int; taken int; room int; used int; moment float8; tokens float8; wait float8; canary boolean;
-  shared {schema}.throttle; told {schema}.job; turn record; picked tid[]; rounding constant float8 := 1e-6;
+  shared {schema}.throttle; told {schema}.job; picked tid[]; turns tid[]; behind bigint; short boolean;
+  rounding constant float8 := 1e-6;
 begin
   if max_running = array_fill(null::int, array[cardinality(queues)]) then
     perform set_config('synchronous_commit', 'off', true);
@@ -125,7 +126,7 @@ begin
       room := least(room, max_running[i] - used);
       wait := 0.1;
     end if;
-    taken := 0; turn := null; picked := '{{}}';
+    taken := 0; behind := null; short := false; picked := '{{}}';
     if room > 0 then
       if not grouped[i] or alone[i] then
         picked := array(select ctid from {schema}.job where queue = q and owner is null
@@ -134,9 +135,9 @@ begin
           order by queue, place limit room for update skip locked);
       end if;
       if grouped[i] and cardinality(picked) < room then
-        select * into turn
-          from {schema}.pick_1(q, behinds[i], room - cardinality(picked), of_group[i], stricts[i], moment);
-        picked := picked || turn.picked;
+        select p.picked, p.last, p.short into turns, behind, short
+          from {schema}.pick_1(q, behinds[i], room - cardinality(picked), of_group[i], stricts[i], moment) p;
+        picked := picked || turns;
       end if;
       return query with claimed as (
           update {schema}.job set owner = me, claimer = null, delivery = delivery + 1, since = moment
@@ -156,14 +157,14 @@ begin
       told := null;
       told.queue := q; told.eligible_at := wait; told.delivery := (room > 0)::int;
       return next told;
-    elsif taken = 0 and turn is not null and turn.short then
+    elsif taken = 0 and short then
       told := null;
       told.queue := q; told.eligible_at := 0.1; told.delivery := 0;
       return next told;
     end if;
-    if turn is not null then
+    if behind is not null then
       told := null;
-      told.queue := q; told.owner := turn.last; told.delivery := 0;
+      told.queue := q; told.owner := behind; told.delivery := 0;
       return next told;
     end if;
     most := most - taken;
@@ -179,3 +180,146 @@ create function {schema}.forget_held_1(most int) returns bigint language sql vol
       and not exists (select from {schema}.later l where l.queue = h.queue and l.place = h.place)
     limit most for update skip locked)) returning 1) select count(*) from gone
 $$;
+
+-- Fan-ins -----------------------------------------------------------------------------------------------------------
+
+-- A fan-in by the id of its follow-up, which is kept as the document for enqueue_1. of_queue: that of its members.
+-- grown: how many members there are so far. members: the same once it is sealed, else null. touched: when it has grown,
+-- or a member has ended, or was looked for.
+create table {schema}.fan_in (name text collate "C" primary key, of_queue int not null, grown int not null default 0,
+  members int, touched double precision not null, follow_up text not null, succeeded int not null default 0,
+  discarded int not null default 0, dead int not null default 0, cancelled int not null default 0,
+  unknown int not null default 0);
+-- The members that have not ended. So a member ends once, whoever ends it again.
+create table {schema}.member (fan_in text collate "C" not null, number int not null, primary key (fan_in, number));
+
+-- Which member of which fan-in the extras of a job name, as name/number; null: of none. A quote within a value is
+-- escaped, so only a field can look like this.
+create function {schema}.member_1(extras text) returns text language sql immutable
+  as $$ select substring(extras from '"fan_in":"([0-9a-f]{{32}}/[0-9]{{1,9}})"') $$;
+
+-- Enqueues the follow-up if all members have ended. The caller has the lock of the fan-in's row.
+create function {schema}.fire_fan_in_1(ident text) returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off as $$
+declare f {schema}.fan_in; job jsonb; extras text; counts text; moment double precision := {schema}.clock(); q int;
+begin
+  select * into f from {schema}.fan_in where name = ident and members is not null
+    and not exists (select from {schema}.member where fan_in = ident);
+  if not found then
+    return;
+  end if;
+  job := f.follow_up::jsonb -> 'jobs' -> 0;
+  q := job ->> 'queue';
+  extras := job ->> 'extras';
+  select '"ended":{{' || coalesce(string_agg('"' || how || '":' || n, ','), '') || '}}}}' into counts
+    from (values ('succeeded', f.succeeded), ('discarded', f.discarded), ('dead', f.dead), ('cancelled', f.cancelled),
+      ('unknown', f.unknown)) as ends(how, n) where n > 0;
+  job := job || jsonb_build_object('enqueued_at', moment, 'eligible_at', moment, 'not_before', null,
+    'expires_at', moment + (job ->> 'ttl')::float8,
+    'extras', case when extras is null then '{{' else left(extras, -1) || ',' end || counts);
+  perform {schema}.enqueue_1(jsonb_build_object('jobs', jsonb_build_array(job))::text);
+  perform pg_notify('{plain}_' || q, 'below');
+  delete from {schema}.fan_in where name = ident;
+end $$;
+
+-- Ends these members, each once, and enqueues the follow-ups of those fan-ins whose last member this was. The locks are
+-- taken in one order, so that no two calls wait for each other. members: as member_1 answers; null: no member.
+create function {schema}.end_1(members text[], hows text[]) returns void language plpgsql
+  set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
+declare one text;
+begin
+  for one in select distinct split_part(m, '/', 1) from unnest(members) as m where m is not null order by 1 loop
+    perform from {schema}.fan_in where name = one for update;
+    continue when not found;
+    with gone as (
+        delete from {schema}.member d using unnest(members, hows) as u(m, how)
+        where split_part(u.m, '/', 1) = one and d.fan_in = one and d.number = split_part(u.m, '/', 2)::int
+        returning u.how),
+      counts as (select count(*) as every, count(*) filter (where how = 'succeeded') as s,
+        count(*) filter (where how = 'discarded') as i, count(*) filter (where how = 'dead') as d,
+        count(*) filter (where how = 'cancelled') as c, count(*) filter (where how = 'unknown') as u from gone)
+      update {schema}.fan_in set succeeded = succeeded + s, discarded = discarded + i, dead = dead + d,
+        cancelled = cancelled + c, unknown = unknown + u, touched = {schema}.clock()
+      from counts where name = one and every > 0;
+    if found then
+      perform {schema}.fire_fan_in_1(one);
+    end if;
+  end loop;
+end $$;
+
+-- Ends the members among those jobs that were settled; `settled` and `places` are places of jobs. Answers `settled`.
+create function {schema}.settled_1(settled bigint[], places bigint[], members text[], hows text[]) returns setof bigint
+  language plpgsql as $$
+begin
+  perform {schema}.end_1(array_agg(u.m), array_agg(u.how)) from unnest(places, members, hows) as u(place, m, how)
+    where u.m is not null and u.place = any(settled);
+  return query select unnest(settled);
+end $$;
+
+-- Every job that is cancelled comes here, whichever function has set it aside.
+create function {schema}.member_cancelled_1() returns trigger language plpgsql as $$
+begin
+  perform {schema}.end_1(array[{schema}.member_1(new.extras)], array['cancelled']);
+  return null;
+end $$;
+create trigger member_cancelled after insert on {schema}.cancelled for each row
+  when (new.extras like '%"fan_in":"%') execute function {schema}.member_cancelled_1();
+
+-- As complete_1, for a member.
+create function {schema}.complete_2(document text) returns text language plpgsql as $$
+declare answer text := {schema}.complete_1(document);
+begin
+  if answer = 'done' then
+    perform {schema}.end_1(array[document::jsonb ->> 'member'], array['succeeded']);
+  end if;
+  return answer;
+end $$;
+
+create function {schema}.grow_fan_in_1(ident text, count int) returns boolean language plpgsql as $$
+begin
+  perform from {schema}.fan_in where name = ident for update;
+  if not found then
+    return false;
+  end if;
+  insert into {schema}.member select ident, generate_series(grown, count - 1) from {schema}.fan_in
+    where name = ident and members is null;
+  update {schema}.fan_in set grown = greatest(grown, count), touched = {schema}.clock()
+    where name = ident and members is null;
+  return true;
+end $$;
+
+create function {schema}.seal_fan_in_1(ident text, count int) returns boolean language plpgsql as $$
+begin
+  update {schema}.fan_in set members = count where name = ident;
+  if not found then
+    return false;
+  end if;
+  perform {schema}.fire_fan_in_1(ident);
+  return true;
+end $$;
+
+-- Deletes fan-ins that were not sealed in time, and ends members of sealed ones that have left unseen: their jobs
+-- neither wait nor run. Answers how many fan-ins it has looked at.
+create function {schema}.mend_fan_ins_1(given_up double precision, mend_after double precision) returns int
+  language plpgsql as $$
+declare f {schema}.fan_in; lost text[]; looked int := 0; moment double precision := {schema}.clock();
+begin
+  with gone as (delete from {schema}.fan_in where members is null and touched <= moment - given_up returning name)
+    delete from {schema}.member m using gone where m.fan_in = gone.name;
+  for f in select * from {schema}.fan_in where members is not null and touched <= moment - mend_after
+      order by touched limit 10 loop
+    looked := looked + 1;
+    with alive as (
+        select {schema}.member_1(extras) as m from {schema}.job where queue = f.of_queue and extras like '%"fan_in":"%'
+        union all
+        select {schema}.member_1(extras) from {schema}.later where queue = f.of_queue and extras like '%"fan_in":"%')
+      select array_agg(f.name || '/' || number) into lost from {schema}.member
+      where fan_in = f.name and f.name || '/' || number not in (select m from alive where m is not null);
+    if lost is not null then
+      perform {schema}.end_1(lost, array_fill('unknown'::text, array[cardinality(lost)]));
+    else
+      update {schema}.fan_in set touched = moment where name = f.name;
+    end if;
+  end loop;
+  return looked;
+end $$;

@@ -168,13 +168,15 @@ class Settling:
         engine.lost_answer = engine.lost_answer or any(rescued and key not in acked for key, rescued in unknown)
 
     def _claim_again(self, keys: set[Key]) -> None:
-        """Restore claims that the server has lost, with the same delivery. Jobs that others have now stay theirs."""
+        """Restore claims that the server has lost, each with its place in its group. What others have stays theirs."""
         if keys:
             engine = self._engine
             engine.link.rows(
-                f"update {engine.schema}.job j set owner = %s, delivery = u.delivery "
+                f"with again as (update {engine.schema}.job j set owner = %s, delivery = u.delivery "
                 "from unnest(%s::int[], %s::bigint[], %s::int[]) as u(queue, place, delivery) where j.queue = u.queue "
-                "and j.place = u.place and j.owner is null and j.delivery = u.delivery - 1",
+                "and j.place = u.place and j.owner is null and j.delivery = u.delivery - 1 returning j.*) "
+                f"insert into {engine.schema}.held select queue, {engine.schema}.group_of(extras), place from again "
+                'where extras like \'%%"group":"%%\' on conflict do nothing returning place',
                 [engine.incarnation, *map(list, zip(*keys, strict=True))],
             )
 

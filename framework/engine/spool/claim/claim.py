@@ -7,6 +7,7 @@ and after every error.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from framework.engine.spool.claim import order
 from framework.engine.spool.claim.life import Owner, Token
 from framework.engine.spool.claim.settle import Settle
 from framework.engine.spool.disk.clock import Clock
@@ -63,6 +65,8 @@ class Reader:
                 raise
         if job is None:
             self._disk.move(token.path, owner.queue.path("bad", entry))
+            with contextlib.suppress(OSError):  # then maintenance removes the mark
+                order.ends(self._disk, owner.queue, name)
             self._tries.pop(entry, None)
             self._counts["bad"] += 1
             return None

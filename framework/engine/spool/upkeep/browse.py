@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -226,8 +227,11 @@ class Browse:
         if stored.index >= 0:
             return discard(self._disk, stored.path, stored.index)
         home, job_id = self._queue(stored.job.queue), stored.job.id
-        order.ends(self._disk, home, stored.name)
-        return keys.leave(self._disk, home, stored.name, job_id, stored.inode, lambda: self._disk.unlink(stored.path))
+        gone = keys.leave(self._disk, home, stored.name, job_id, stored.inode, lambda: self._disk.unlink(stored.path))
+        if gone:  # else it has moved since it was seen, and may be the next of its group
+            with contextlib.suppress(OSError):  # then maintenance removes the mark
+                order.ends(self._disk, home, stored.name)
+        return gone
 
     def _look(self, queue: QueueDir, entry: str, path: str, _state: str) -> Iterator[Stored]:
         name = names.parse(entry)
