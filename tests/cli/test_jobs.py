@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from framework.model.fan_in import Ended, as_member
+from framework.model.job import Job
 from tests.support.command import Cli
 
 
@@ -106,6 +110,23 @@ def test_retry_discard_and_edit(shop: Cli) -> None:
     assert shop.run("jobs", "show", "relay", "seven").code == 1
     kept = shop.ok("jobs", "edit", "relay", copy, "71", "--keep").out.strip()
     assert ids(shop, "jobs", "list", "relay", "--state", "ready", "--queue", "digests") == [copy, kept]
+
+
+def test_the_copy_of_an_edited_member_belongs_to_no_fan_in(relay: Cli) -> None:
+    """The job itself ends as discarded, so the copy must not end for it a second time, nor before a kept one does."""
+    name = "ab" * 16
+    member = Job("m", os.urandom(16), "digests", b"2", {}, time.time(), chosen_id=True)
+    with relay.broker() as broker:
+        broker.fan_ins.begin("digests", replace(member, id=name, chosen_id=False))  # type: ignore[attr-defined]
+        broker.fan_ins.grow("digests", name, 1)  # type: ignore[attr-defined]
+        broker.enqueue([as_member(member, name, 0)])
+    assert relay.ok("jobs", "show", "relay", "m", "--json").json["extras"]["fan_in"] == f"{name}/0"
+    kept = relay.ok("jobs", "edit", "relay", "m", "3", "--keep").out.strip()
+    copy = relay.ok("jobs", "edit", "relay", "m", "4").out.strip()
+    for one in (kept, copy):
+        assert name not in relay.ok("jobs", "show", "relay", one, "--json").out
+    with relay.broker() as broker:
+        assert broker.fan_ins.look("digests", name).ended == Ended(discarded=1)  # type: ignore[attr-defined]
 
 
 def test_cancel(shop: Cli) -> None:
