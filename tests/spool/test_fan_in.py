@@ -19,71 +19,12 @@ from framework.engine.spool.fan_ins import upkeep
 from framework.engine.spool.upkeep.cancel import Cancel
 from framework.model.errors import EngineUnavailable
 from framework.model.fan_in import MEND_AFTER, Ended, FanIn, as_member
-from framework.model.job import Job
 from framework.model.outcome import CANCELLED, Settlement
 from tests.support.settling import ack, bury
 
+from .fan_in_cases import ACTS, NAME, follow_up, gather, last_held, viewed
 from .seam import Seam, fail_calls, kill_at, pass_on
-from .world import LETTERS, OVER, PLAIN, broker, claim, failure, heal, in_segments, job, one, pass_time
-
-NAME = "ab" * 16
-
-
-def follow_up() -> Job:
-    return job(NAME, queue="plain")
-
-
-def gather(mine: SpoolEngine, *ids: str, sealed: bool = True, **options: Any) -> None:
-    mine.fan_ins.begin("jobs", follow_up())
-    assert mine.fan_ins.grow("jobs", NAME, len(ids))
-    mine.enqueue([as_member(job(one, **options), NAME, at) for at, one in enumerate(ids)])
-    if sealed:
-        assert mine.fan_ins.seal("jobs", NAME, len(ids))
-
-
-def last_held(mine: SpoolEngine) -> Any:
-    """One of two members has ended, and the other is claimed."""
-    gather(mine, "a", "b")
-    ack(mine, [one(mine)])
-    return one(mine)
-
-
-def together(mine: SpoolEngine) -> Any:
-    in_segments(mine)
-    gather(mine, "a", "b", "c")
-    return claim(mine)
-
-
-def viewed(mine: SpoolEngine) -> Any:
-    gather(mine, "a")
-    return next(mine.browse("jobs", "ready"))
-
-
-def ended(mine: SpoolEngine) -> Any:
-    """All have ended before the fan-in is sealed."""
-    gather(mine, "a", sealed=False)
-    ack(mine, [one(mine)])
-
-
-def left(mine: SpoolEngine) -> Any:
-    """The process that ended the last member was killed before it fired."""
-    gather(mine, "a")
-    lease = one(mine)
-    with patch.object(mine._spool.ends, "fire", lambda members: None):
-        ack(mine, [lease])
-
-
-ACTS: dict[str, tuple[Callable[[SpoolEngine], Any], Callable[[SpoolEngine, Any], Any]]] = {
-    "ack": (last_held, lambda mine, held: ack(mine, [held])),
-    "ack in a segment": (together, ack),
-    "bury": (last_held, lambda mine, held: bury(mine, held, failure=failure(held))),
-    "set aside": (last_held, lambda mine, held: mine.settle([Settlement(held, CANCELLED)])),
-    "expire": (lambda mine: gather(mine, "a", "b", ttl=OVER), lambda mine, _: mine.maintain()),
-    "cancel": (viewed, lambda mine, held: mine.cancel(held)),
-    "discard": (viewed, lambda mine, held: mine.discard(held)),
-    "seal": (ended, lambda mine, _: mine.fan_ins.seal("jobs", NAME, 1)),
-    "upkeep": (left, lambda mine, _: mine.maintain()),
-}
+from .world import LETTERS, PLAIN, broker, claim, failure, heal, job, one, pass_time
 
 
 @pytest.mark.parametrize("torn", [False, True])

@@ -20,9 +20,11 @@ import pytest
 import framework.engine.spool
 from framework.engine.spool.disk.disk import Disk
 
+from . import fan_in_cases
 from .cases import CASES
 from .seam import NAMES, Seam
 from .stage import Case
+from .world import broker
 
 PLACE = Path(framework.engine.spool.__file__).parent
 FLOCKS = PLACE.parent / "flocks.py"
@@ -60,6 +62,8 @@ LATE = {
     ("browse.py", "undeclared", "listdir"),  # looks at queues that no case has: unit/test_observing
     ("listing.py", "is_current", "stat"),  # of many queues: test_many
     ("rescue.py", "_take", "drop"),  # flock failed: test_errnos
+    ("upkeep.py", "_one", "unlink"),  # a producer was killed between two files: spool/test_fan_in
+    ("upkeep.py", "_waiting", "stat"),  # a member has waited for long: spool/test_fan_in
     ("rescue.py", "_take", "move"),  # something planted in the place of a lock: test_damaged
 }
 # (file, function): system calls that no promise rests on, and what they are for.
@@ -137,6 +141,17 @@ def act(case: Case, root: Path, hook: Any) -> None:
     stage.broker.close()
 
 
+def act_on_fan_in(prepare: Callable[..., Any], do: Callable[..., Any], root: Path, hook: Any) -> None:
+    """The same for a case of fan-ins."""
+    seam = Seam()
+    mine = broker(root, calls=seam)
+    held = prepare(mine)
+    seam.arm(hook)
+    do(mine, held)
+    seam.disarm()
+    mine.close()
+
+
 def test_every_place_that_asks_the_disk_has_a_case(root: Path) -> None:
     """A new call in framework/spool is not tried by the crash points and errnos: write a case, or say why not.
 
@@ -145,6 +160,8 @@ def test_every_place_that_asks_the_disk_has_a_case(root: Path) -> None:
     steps = Steps()
     for number, case in enumerate(CASES):
         act(case, root / str(number), steps)
+    for name, (prepare, do) in fan_in_cases.ALL.items():
+        act_on_fan_in(prepare, do, root / name, steps)
     missed = {place for place, lines in places() if not any((place[0], line) in steps.lines for line in lines)}
     assert missed - LATE == set()
     assert LATE - missed == set(), "these have a case by now"
