@@ -28,9 +28,9 @@ from framework.service import app as _app
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
 from framework.service.batching import Item
+from framework.service.keys import Unique
 from framework.service.queues import DeadLetter, Pool, Queue
 from framework.service.settings import Settings
-from framework.service.unique import Unique
 
 _queues.opener = _connecting.process_producer
 _app.connector = _connecting.connect

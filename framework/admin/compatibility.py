@@ -13,8 +13,8 @@ from framework.model.extras import Extras
 from framework.model.job import Job
 from framework.service.codec import UndecodablePayload
 from framework.service.codec.complaints import explain_other
+from framework.service.codec.upgrades import Reader, reader_of
 from framework.service.options import name_of
-from framework.service.upgrades import Reader, reader_of
 
 STATES: tuple[State, ...] = ("ready", "delayed", "in_flight", "dead")
 MOST_CAUSES = 3  # of a group, by their number

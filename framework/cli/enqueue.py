@@ -19,10 +19,10 @@ from framework.model.errors import UsageError
 from framework.model.options import QueueOptions
 from framework.model.retry import RetryPolicy
 from framework.model.text.printable import escape
+from framework.service.keys import holder
 from framework.service.options import resolve
 from framework.service.queues import Queue
 from framework.service.request import JobOptions
-from framework.service.unique import holder
 
 
 @click.command(short_help="Enqueue one job, or one for each line of standard input.", epilog=MODULE_HELP)

@@ -12,9 +12,9 @@ from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.schedules import Cron, Every, named
 from framework.service.codec import CONTENT_TYPE, codec_for
+from framework.service.keys import group_of
 from framework.service.queues import DeadLetter, Queue
 from framework.service.request import new_ids
-from framework.service.unique import group_of
 
 
 @dataclass(frozen=True, slots=True)

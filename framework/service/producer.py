@@ -30,9 +30,10 @@ from framework.model.job import Job, JobId
 from framework.model.options import QueueOptions
 from framework.service.cancelling import cancel
 from framework.service.codec import CONTENT_TYPE, LARGE, Codec, codec_for, looks_large
+from framework.service.fan_in import FollowUp, Members, gathering
 from framework.service.grouping import Line
-from framework.service.grouping.fan_in import FollowUp, Members, gathering
 from framework.service.grouping.tickets import LoopTicket
+from framework.service.keys import check_conflict, check_id, keys_of, tell_of_duplicates
 from framework.service.queues import DeadLetter, Queue
 from framework.service.request import (
     JobOptions,
@@ -48,7 +49,6 @@ from framework.service.request import (
 )
 from framework.service.room import Room, pauses
 from framework.service.sender import CancelAnswer, NoSending, Sending
-from framework.service.unique import check_conflict, check_id, keys_of, tell_of_duplicates
 
 # Jobs of `enqueue_many` that are stored together and share their syncs; limited, because they are held in memory.
 BATCH = 1024

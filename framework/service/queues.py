@@ -20,13 +20,13 @@ from framework.model.limits import Breaker, Rate
 from framework.model.options import PoolOptions, QueueOptions, Slo, in_pool, parse_size
 from framework.model.retry import RetryPolicy, Seconds, seconds
 from framework.model.schedules import Cron, Every, named
-from framework.service.grouping.fan_in import FollowUp, Members, checked_then
+from framework.service.codec.upgrades import Upgradable
+from framework.service.fan_in import FollowUp, Members, checked_then
+from framework.service.keys import Unique, checked, checked_group
 from framework.service.marking import Marking
 from framework.service.request import JobOptions, Request, Requests
 from framework.service.room import checked_block
 from framework.service.sender import CancelAnswer, Sender
-from framework.service.unique import Unique, checked, checked_group
-from framework.service.upgrades import Upgradable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from framework.model.job import FRAMEWORK_HEADERS
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
 
 if TYPE_CHECKING:
-    from framework.service.grouping.fan_in import FollowUp
+    from framework.service.fan_in import FollowUp
     from framework.service.queues import Queue
 
 MAX_ID_LENGTH = 255

@@ -18,9 +18,9 @@ from framework.model.extras import Extras
 from framework.model.job import Lease
 from framework.model.outcome import Kind, Outcome
 from framework.service.codec import codec_for
+from framework.service.codec.upgrades import Reader
 from framework.service.options import resolve
 from framework.service.settings import load_settings
-from framework.service.upgrades import Reader
 from tests.unit.helpers import a_lease, an_executor, load_service
 
 OLD, OLDER, THEIRS = "0123456789ab", "a123456789ab", "b123456789ab"

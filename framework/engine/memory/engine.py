@@ -19,7 +19,8 @@ from typing import Any
 from framework.engine import url_options as options
 from framework.engine.memory.fan_ins import MemoryFanIns
 from framework.engine.memory.inspection import MemoryInspection
-from framework.engine.memory.store import MemoryStore, Row, Shelf, UnknownQueue
+from framework.engine.memory.row import Row
+from framework.engine.memory.store import MemoryStore, Shelf, UnknownQueue
 from framework.engine.port import NO_JOBS, Features, QueueStats, Rescued, Tick
 from framework.model.errors import EnqueueFailed, LeaseLost, PayloadTooLarge, QueueFull, SettingsError
 from framework.model.extras import with_saved

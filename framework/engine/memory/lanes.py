@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from framework.model.limits import Groups
 
 if TYPE_CHECKING:
-    from framework.engine.memory.store import Row
+    from framework.engine.memory.row import Row
 
 
 class Lanes:

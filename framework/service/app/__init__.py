@@ -23,9 +23,9 @@ from framework.service.app.declarations import check_kinds, collect_pools, colle
 from framework.service.app.handlers import Handler as Handler
 from framework.service.app.handlers import check_concurrency as check_concurrency
 from framework.service.app.handlers import collect_handlers, gives_coroutine, location_of, wrapped_by_contextlib
+from framework.service.codec.upgrades import takes
 from framework.service.queues import Pool, Queue
 from framework.service.settings import Settings
-from framework.service.upgrades import takes
 
 
 @dataclass(frozen=True)

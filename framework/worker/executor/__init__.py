@@ -38,8 +38,8 @@ from framework.model.outcome import (
 )
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, parse_lenient
+from framework.service.codec.upgrades import reader_of
 from framework.service.queues import DeadLetter
-from framework.service.upgrades import reader_of
 from framework.worker.executor.around import Around
 from framework.worker.executor.batches import Batches
 from framework.worker.executor.breaking import Guard

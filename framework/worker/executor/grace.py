@@ -10,7 +10,7 @@ import logging
 from framework.model.job import Job
 from framework.model.options import QueueOptions
 from framework.model.outcome import UNREADABLE, Kind, Outcome
-from framework.service.upgrades import Reader
+from framework.service.codec.upgrades import Reader
 
 SHORTEST, LONGEST = 1.0, 30.0  # seconds until such a job is tried again
 
