@@ -125,10 +125,16 @@ def take(given: Sequence[str], *wanted: str) -> list[str]:
     raise UsageError(f"expected {expected}, got {len(given) or 'no'} argument{'s' * (len(given) != 1)}{hint}")
 
 
+def is_module_name(text: str) -> bool:
+    """Return whether a text could name a module, or module:Name."""
+    return all(part.isidentifier() for part in text.partition(":")[0].split("."))
+
+
 def is_module(text: str) -> bool:
-    name = text.partition(":")[0]
-    if not all(part.isidentifier() for part in name.split(".")):
+    """Return whether a text names a module that is there, as far as its first part tells."""
+    if not is_module_name(text):
         return False
+    name = text.partition(":")[0]
     return PathFinder.find_spec(name.split(".")[0], [os.getcwd(), *sys.path]) is not None
 
 

@@ -37,7 +37,8 @@ def scheme_of(url: str) -> str:
     if scheme not in ENGINES:
         known = ", ".join(f"{name}:" for name in ENGINES)
         hint = f"; did you mean spool:{url}?" if not scheme and url.startswith(("/", ".")) else ""
-        raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: no engine {scheme!r}; there are {known}{hint}")
+        wrong = f"no engine {scheme!r}; there are" if scheme else "this is no URL of an engine; it begins with one of"
+        raise SettingsError(f"WORKER_ENGINE_URL={shown(url)!r}: {wrong} {known}{hint}")
     return scheme
 
 

@@ -70,12 +70,18 @@ def _sum(sizes: Sequence[int], chosen: Sequence[int]) -> int:
     return sum(sizes[at] for at in chosen) + GAP * (len(chosen) - 1)
 
 
-def head(place: str, seen: Overview | None, problems: Sequence[str]) -> Content:
-    """Return the lines above the views: which store and when, who reports, and what went wrong."""
-    if seen is None:
-        lines = [Content(escape(place)).stylize("bold")]
-    else:
-        lines = [Content(escape(place)).stylize("bold") + f"  {_clock(seen.at)}", _reports(seen)]
+def head(place: str, seen: Overview | None, problems: Sequence[str], width: int) -> Content:
+    """Return the lines above the views: which store and when, who reports, and what went wrong.
+
+    What is only a name or a count is cut at the width, so that in a narrow terminal the rows keep their room.
+    """
+    where = Content(escape(place)).stylize("bold")
+    lines = [where.truncate(width, ellipsis=True)]
+    if seen is not None:
+        clock = f"  {_clock(seen.at)}"
+        lines = [where.truncate(max(1, width - len(clock)), ellipsis=True) + clock]
+        reports = _reports(seen)
+        lines.append(reports if seen.silent else reports.truncate(width, ellipsis=True))
     lines += [Content(escape(" ".join(text.split()))).stylize("$text-error") for text in problems[:MOST]]
     if len(problems) > MOST:
         lines.append(Content(f"and {len(problems) - MOST} more problems: see worker queues"))

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from functools import partial
 from typing import ClassVar
@@ -36,7 +37,7 @@ from framework.top.watch import Overview, Watch
 
 SLOW = 3.0  # seconds after which it is said that the store has not answered
 FAREWELL = 2.0  # seconds that the end waits for the store
-INTERRUPTED, TERMINATED = 130, 143
+HUNG_UP, INTERRUPTED, TERMINATED = 129, 130, 143
 HELP = """\
 1 2 3, Tab   queues, what runs, failures
 Enter        open: jobs of a queue or of a failure, all of a job
@@ -149,7 +150,7 @@ class Top(App[int]):
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.action_leave, TERMINATED)
         loop.add_signal_handler(signal.SIGINT, self.action_leave, INTERRUPTED)
-        self.set_interval(1.0, self._tell)
+        self.set_interval(1.0, self._beat)
         self._show()
         self._keep_looking()
 
@@ -211,6 +212,12 @@ class Top(App[int]):
             listing.set_options(Option(line) for line in lines)
             listing.highlighted = keys.index(view.at) if view.at in keys else min(before, len(keys) - 1)
 
+    def _beat(self) -> None:
+        if os.isatty(sys.stdin.fileno()):
+            self._tell()
+        else:  # it is gone, and SIGHUP is ignored, as under nohup: no key can end this process any more
+            self.action_leave(HUNG_UP)
+
     def _tell(self) -> None:
         """Show the lines around the list."""
         if self._leaving:
@@ -221,7 +228,7 @@ class Top(App[int]):
         if self._seen is not None:
             problems += [f"what is shown is {span(time.time() - self._seen.at)} old"] * bool(problems)
             problems += [*self._seen.problems, *self._seen.notes]
-        self._head.update(head(self._place, self._seen, problems))
+        self._head.update(head(self._place, self._seen, problems, max(1, self.size.width - 2)))
         self._tabs.update(tabs(self._tops, self._trail, self._seen))
         tasks = self.acting.tasks.all if self.acting else []
         lines = [self._waits(view), view.note, self.heard.text, self._said or (told(tasks[0]) if tasks else "")]
@@ -302,7 +309,8 @@ class Top(App[int]):
             self._mark().filter = event.value
             self._show()
 
-    def on_input_submitted(self) -> None:
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self._mark().filter = event.value  # a change that is still on its way comes too late
         self._end_filter()
         self._changed()
 

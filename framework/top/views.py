@@ -23,7 +23,8 @@ Lines = Callable[[JobView], Iterator[str]]
 GROUPED = 2000  # dead letters that are grouped; an act on a group is on all of them
 PAGE = 200  # jobs
 NARROWING: Final = ("queue", "state", "reason", "error", "older", "younger", "field")
-EVERY_VERB: tuple[Verb, ...] = ("cancel", "replay", "discard")
+DEAD_VERBS: tuple[Verb, ...] = ("replay", "discard")
+EVERY_VERB: tuple[Verb, ...] = ("cancel", *DEAD_VERBS)
 
 
 @dataclass
@@ -73,7 +74,7 @@ def tops() -> list[View]:
     return [
         View("Queues", _queues, rows.QUEUES, "no queues", ("pause",)),
         View("Running", _running, rows.RUNNING, "nothing runs", ("cancel",)),
-        View("Failures", _failures, rows.FAILURES, "no dead letters", ("replay", "discard"), Filter()),
+        View("Failures", _failures, rows.FAILURES, "no dead letters", DEAD_VERBS, Filter()),
     ]
 
 
@@ -88,7 +89,7 @@ def opened(item: Item, filter_: str, lines: Lines) -> View:
         return View(f"Jobs of {item.name}", _jobs, rows.JOBS, "no jobs", EVERY_VERB, Filter(queues=(item.name,)))
     if isinstance(item, Group):
         name, wanted = f"Dead letters of {item.queue}: {item.reason} {item.error_type}", of_group(item)
-        return View(name, _jobs, rows.JOBS, "no dead letters", EVERY_VERB, wanted, filter=filter_)
+        return View(name, _jobs, rows.JOBS, "no dead letters", DEAD_VERBS, wanted, filter=filter_)
     return View(f"Job {rows.target(item)[1]}", _Job(rows.target(item), lines), verbs=EVERY_VERB)
 
 

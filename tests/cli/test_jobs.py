@@ -292,3 +292,15 @@ class Slow(WorkerApp):
         print("napping", flush=True)
         time.sleep(seconds)
 """
+
+
+def test_a_module_that_is_not_there_is_named_where_it_was_taken_for_an_id(shop: Cli) -> None:
+    for command in (("jobs", "cancel"), ("jobs", "retry"), ("jobs", "discard"), ("dead", "replay")):
+        for given in ({"WORKER_MODULE": "relay"}, {"WORKER_ENGINE_URL": f"spool:{shop.spool}"}):
+            refused = shop.run(*command, "nomodule", "one", env=given)
+            assert (refused.code, refused.out) == (1, "")
+            assert refused.error.startswith("there is no ")
+            assert "; nothing was done; nor is there a module nomodule (searched from /" in refused.error
+    both = shop.run("jobs", "cancel", "nomodule", "--all", "--yes", env={"WORKER_MODULE": "relay"})
+    assert both.code == 2
+    assert both.error == "give the ids of jobs, or --all: 'nomodule' is taken for an id, beside --all or a filter"

@@ -125,5 +125,5 @@ def test_a_wrong_url_of_an_option_names_that_option(cli: Cli) -> None:
     for command in (("jobs", "list"), ("queues",), ("pause", "some-queue")):
         result = cli.run(*command, "--url", "./spool")
         assert (result.code, result.out) == (2, "")
-        assert result.error.startswith("--url='./spool': no engine ''; there are spool:")
+        assert result.error.startswith("--url='./spool': this is no URL of an engine; it begins with one of spool:")
         assert result.error.endswith("did you mean spool:./spool?")

@@ -111,6 +111,10 @@ class Screen:
             self._screen.resize(lines, columns)
         self._set_size(columns, lines)
 
+    def hang_up(self) -> None:
+        """Take the terminal away. It is gone with the next output, which the reader waits for."""
+        os.close(self._main)
+
     def ended(self) -> int:
         """Block until the command has ended; its exit code."""
         return self.process.wait(PATIENCE)

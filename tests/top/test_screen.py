@@ -8,8 +8,9 @@ import signal
 import pytest
 
 from tests.support.screen import Screen
-from tests.support.tree import Tree
-from tests.top.conftest import MODULE, top
+from tests.support.tree import HERE, Tree
+from tests.support.warm import WORKER
+from tests.top.conftest import MODULE, environ, top
 from tests.top.shop import Shop
 
 
@@ -75,7 +76,7 @@ def test_a_running_job_is_looked_at_and_cancelled(tree: Tree) -> None:
         screen.press("2")
         screen.see(job_id, "reports/0", "3 of 10 (30 %)", "[red]refused")
         screen.press("enter")
-        screen.see(f"{job_id}  job of reports", '"long"', "progress    3 of 10")
+        screen.see(f"{job_id}  job of reports", "    long", "progress    3 of 10")
         screen.press("c")
         screen.see("Cancel job")
         screen.press("enter")  # is no yes
@@ -99,9 +100,10 @@ def test_a_dead_letter_is_opened_and_discarded(tree: Tree) -> None:
         screen.press("3")
         screen.see("ValueError")
         screen.press("enter")
-        screen.see("Dead letters of orders: error ValueError", first)
+        shown = screen.see("Dead letters of orders: error ValueError", first, "esc back", "discard")
+        assert "cancel" not in shown, "no dead letter can be cancelled"
         screen.press("d")
-        screen.see(f"Delete job {first}", "for ever?")
+        screen.see(f"Delete job {first}", "ever?")  # it takes two lines
         screen.press("y")
         screen.see(f"deleted {first}", "no dead letters")
         screen.press("escape")
@@ -144,6 +146,8 @@ def test_it_fits_the_terminal_and_follows_its_size(spool: Tree, columns: int) ->
     with top(spool, columns=columns, lines=15, NO_COLOR="1") as screen:
         screen.see("3 Failures", "orders", "ready")
         assert ("done/s" in screen.text) == (columns >= 80)
+        assert screen.lines[0].endswith(" UTC"), "the name of the store is cut, not the clock"
+        assert screen.lines[2] == "", "the head takes two lines in any width"
         screen.press("down")
         screen.wait(lambda _: [text.split()[0] for text in screen.marked] == ["1", "orders"], "the marked row")
         assert not re.search(rb"\x1b\[(?:\d+;)*(?:[34]8|3[0-7]|4[0-7]|9[0-7])(?:;|m)", screen.raw), "a colour"
@@ -160,3 +164,11 @@ def test_ctrl_c_and_sigterm_leave_the_terminal_as_it_was(spool: Tree) -> None:
             screen.gone("no running service")
         assert screen.raw.count(b"\x1b[?1049h") == screen.raw.count(b"\x1b[?1049l") == 1
         assert b"Traceback" not in screen.raw
+
+
+def test_it_leaves_a_terminal_that_is_gone_where_hangups_are_ignored(spool: Tree) -> None:
+    given = (WORKER, "top", MODULE, "--interval", "0.2")
+    with Screen("-c", 'trap "" HUP; exec "$@"', "sh", *given, cwd=HERE, env=environ(spool), command="sh") as screen:
+        screen.see("no running service has reported here")
+        screen.hang_up()
+        assert screen.ended() == 129

@@ -15,7 +15,7 @@ from framework.admin.actor import actor
 from framework.admin.filters import REASONS, age_of, field_of
 from framework.admin.jobs import STATES, Filter
 from framework.cli.output import Column, counted, is_terminal, print_json_array, table, warn
-from framework.cli.service import Look, is_module, load_service, opened_at
+from framework.cli.service import Look, is_module, is_module_name, load_service, opened_at
 from framework.engine.port import JobView, State
 from framework.model.errors import UsageError, WorkerError
 
@@ -121,8 +121,20 @@ def looking_for_some(given: Sequence[str], url: str) -> Generator[tuple[Look, li
         module, rest = ("" if url else default), list(given)
     if not module and not _any_store(url):
         raise UsageError("MODULE is missing: name it first, or set WORKER_MODULE, or name a store by --url")
-    with _opened(module, url) as look:
+    with _opened(module, url) as look, _hinting(rest if len(given) > 1 and not named else []):
         yield look, rest
+
+
+@contextmanager
+def _hinting(ids: Sequence[str]) -> Generator[None, None, None]:
+    """Add to an error about the first of several ids that it may have been meant as MODULE."""
+    try:
+        yield
+    except WorkerError as error:
+        meant = bool(ids) and is_module_name(ids[0]) and repr(ids[0]) in str(error)
+        if meant and type(error) in (WorkerError, UsageError):
+            raise type(error)(f"{error}; nor is there a module {ids[0]} (searched from {os.getcwd()})") from None
+        raise
 
 
 def module_of(given: Sequence[str], url: str) -> str:

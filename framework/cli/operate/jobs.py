@@ -131,7 +131,7 @@ def cancel(
 
     A waiting job never runs. A running one is stopped: within about a second its `ctx.should_stop` is true, after the
     queue's kill_after (at most 5 s) JobInterrupted is raised in its handler, and after kill_after more its process is
-    killed. Cancelled jobs are listed for the queue's ttl, or a day, then they are deleted.
+    killed. Under `worker run --solo` a running job goes on to its end. Cancelled jobs are listed for the queue's ttl, or a day, then they are deleted.
 
     Asks first on a terminal; elsewhere --yes is needed. If one of the ids is unknown, nothing is cancelled. Dead
     letters are named, and stay.
@@ -140,7 +140,8 @@ def cancel(
         wanted = filter_of(states=states or LIVE, home=queue_of(look, queue), **filters)
         everything = everything or wanted != Filter(states=LIVE, home=wanted.home)
         if everything == bool(ids):
-            raise UsageError("give the ids of jobs, or --all")
+            both = f": {ids[0][:100]!r} is taken for an id, beside --all or a filter" if ids else ""
+            raise UsageError(f"give the ids of jobs, or --all{both}")
         if everything:  # those that come after this look are left alone
             uids = {view.job.uid for view in model.each(look.store, wanted) if not view.is_dead_letter}
             views, count = _again(look, wanted, uids), len(uids)
