@@ -30,8 +30,6 @@ class Promise:
 
     `saved 2`: it has its checkpoint 2, or a later one.
 
-    Of a follow-up, `to follow`: it is there, or its fan-in is sealed; `2 ended`: it is there, or so many have ended.
-
     Of a queue, in the place of a job: `paused by ada`, or `runs`.
     """
 

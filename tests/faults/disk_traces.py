@@ -17,7 +17,7 @@ from tests.spool.world import failure, in_segments, job, often, one, settle_orph
 from tests.support.settling import ack, rest, retry
 
 from .disk_life import Life
-from .disk_traces_of_jobs import cancels, checkpoints, fan_ins
+from .disk_traces_of_jobs import cancels, checkpoints
 
 
 def _enqueue(life: Life) -> None:
@@ -361,7 +361,6 @@ TRACES: dict[str, Callable[[Life], None]] = {
     "pauses": _pauses,
     "cancels": cancels,
     "checkpoints": checkpoints,
-    "fan-ins": fan_ins,
     "stored together": _together_recovered,
     "segments": _segments,
     "segment letters": _segment_letters,

@@ -1,10 +1,9 @@
-"""What the model of the disk records of single jobs: their cancellation, their checkpoints, and their fan-ins."""
+"""What the model of the disk records of single jobs: their cancellation and their checkpoints."""
 
 from __future__ import annotations
 
-from framework.model.fan_in import as_member
-from tests.spool.world import failure, in_segments, job, one
-from tests.support.settling import ack, bury, retry
+from tests.spool.world import failure, in_segments, one
+from tests.support.settling import retry
 
 from .disk_life import Life
 
@@ -50,34 +49,3 @@ def checkpoints(life: Life) -> None:
     life.promise("saved 1", "b")
     life.die()
     life.enqueue("z")
-
-
-FOLLOW_UP = "ab" * 16
-
-
-def fan_ins(life: Life) -> None:
-    """Members end in files and in a segment; once sealed, the follow-up is waited for or there."""
-    fans = life.mine.fan_ins
-    fans.begin("jobs", job(FOLLOW_UP, queue="plain"))
-    life.ours.add(FOLLOW_UP)
-    for number, part in enumerate(("ab", "cd")):
-        if number:
-            in_segments(life.mine)
-        assert fans.grow("jobs", FOLLOW_UP, 2 * number + 2)
-        life.ours.update(part)
-        life.mine.enqueue([as_member(job(one_), FOLLOW_UP, 2 * number + at) for at, one_ in enumerate(part)])
-        life.promise("there", *part)
-    assert fans.seal("jobs", FOLLOW_UP, 4)
-    life.promise("to follow", FOLLOW_UP)
-    for number in range(1, 5):
-        lease = one(life.mine)
-        life.ends("there", lease.job.id)
-        if number == 2:
-            bury(life.mine, lease, failure=failure(lease, message="why"))
-        else:
-            ack(life.mine, [lease])
-        life.promise(f"{number} ended", FOLLOW_UP)
-    life.promise("there", FOLLOW_UP)
-    life.enqueue("z", queue="plain")
-    life.die()
-    life.enqueue("y")

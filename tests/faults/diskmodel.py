@@ -20,13 +20,11 @@ from pathlib import Path
 from framework.engine.port import JobView
 from framework.engine.spool.engine import SpoolEngine
 from framework.model.errors import EngineError
-from framework.model.fan_in import FanIn
 from tests.spool.world import body, broker, claim, settle_orphan
 
 from .disk_life import QUEUES, Life, Promise
 from .disk_states import MOST_STATES, State
 from .disk_traces import TRACES
-from .disk_traces_of_jobs import FOLLOW_UP
 from .report import Report, number, print_and_exit, seed
 
 PLACES = ("ready", "delayed", "in_flight", "dead", "cancelled")
@@ -132,7 +130,6 @@ class Look:
     cancelled: set[str] = field(default_factory=set)
     saved: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, str] = field(default_factory=dict)
-    fan_in: FanIn | None = None
 
     def broken_promise(self, promise: Promise) -> list[str]:
         """Return one line if it is broken."""
@@ -144,18 +141,9 @@ class Look:
             "cancelled": promise.job_id in self.cancelled,
             "paused by ada": self.pauses.get(promise.job_id) == "ada",
             "runs": promise.job_id not in self.pauses,
-            **self._of_the_fan_in(),
             **{f"saved {number}": self.saved.get(promise.job_id, 0) >= number for number in (1, 2, 3)},
         }[promise.what]
         return [f"{promise.job_id} was promised to be: {promise.what}"] if self.opened and not kept else []
-
-    def _of_the_fan_in(self) -> dict[str, bool]:
-        fired, ends = self.there[FOLLOW_UP] > 0, 0 if self.fan_in is None else self.fan_in.ended.total
-        waited_for = self.fan_in is not None and self.fan_in.sealed
-        return {
-            "to follow": fired or waited_for,
-            **{f"{number} ended": fired or ends >= number for number in range(1, 5)},
-        }
 
 
 def _look(state: State, ours: set[str]) -> Look:
@@ -186,7 +174,6 @@ def _found(fresh: SpoolEngine, ours: set[str], handled: float) -> Look:
     broken += [f"letter {v.job.id} says not why" for v in views if v.job.id in letters and not _says_why(v)]
     ticks = [float(job_id.partition("-")[2]) for job_id in there if job_id.startswith("tick-")]
     broken += [f"tick {tick} has a job and comes again" for tick in ticks if tick > handled]
-    fan_in = fresh.fan_ins.look("jobs", FOLLOW_UP)
     paused = {queue.name: fresh.paused(queue.name) for queue in QUEUES}
     for queue in QUEUES:
         broken += [
@@ -199,7 +186,6 @@ def _found(fresh: SpoolEngine, ours: set[str], handled: float) -> Look:
         letters=letters,
         cancelled={view.job.id for view in views if view.state == "cancelled"},
         saved={view.job.id: int(view.job.extras.saved or 0) for view in views},
-        fan_in=fan_in,
         pauses={name: pause.by for name, pause in paused.items() if pause is not None and pause.paused},
     )
 
