@@ -161,7 +161,7 @@ def test_ctrl_c_and_sigterm_leave_the_terminal_as_it_was(spool: Tree) -> None:
             screen.see("no running service has reported here")
             screen.press(leave) if leave else screen.process.send_signal(signal.SIGTERM)
             assert screen.ended() == code
-            screen.gone("no running service")
+            screen.wait(lambda _: b"\x1b[?1049l" in screen.raw, "the terminal's own screen")
         assert screen.raw.count(b"\x1b[?1049h") == screen.raw.count(b"\x1b[?1049l") == 1
         assert b"Traceback" not in screen.raw
 

@@ -131,7 +131,8 @@ def cancel(
 
     A waiting job never runs. A running one is stopped: within about a second its `ctx.should_stop` is true, after the
     queue's kill_after (at most 5 s) JobInterrupted is raised in its handler, and after kill_after more its process is
-    killed. Under `worker run --solo` a running job goes on to its end. Cancelled jobs are listed for the queue's ttl, or a day, then they are deleted.
+    killed. Under `worker run --solo` a running job goes on to its end. Cancelled jobs are listed for the queue's
+    ttl, or a day, then they are deleted.
 
     Asks first on a terminal; elsewhere --yes is needed. If one of the ids is unknown, nothing is cancelled. Dead
     letters are named, and stay.
