@@ -19,7 +19,11 @@ from framework.telemetry.sdk import plugins
 @click.option("--paused", is_flag=True, help="Pause the queues first; `worker resume` starts each.")
 @click.option("--burst", is_flag=True, help="Drain and end with 0 once nothing is waiting, running or due.")
 @click.option("--reload", is_flag=True, help="Start again when a .py file below the working directory changes.")
-@click.option("--solo", is_flag=True, help="One process, one job at a time, which nothing stops: no timeouts, no cancellation. For a debugger.")
+@click.option(
+    "--solo",
+    is_flag=True,
+    help="One process, one job at a time, which nothing stops: no timeouts, no cancellation. For a debugger.",
+)
 @click.option("--parent", type=int, hidden=True)
 def run(
     given: tuple[str, ...],
