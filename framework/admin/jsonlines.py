@@ -19,7 +19,7 @@ from framework.model.errors import (
     UsageError,
     WorkerError,
 )
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 from framework.service.codec import UndecodablePayload, codec_for, parse_strict
 from framework.service.producer import BATCH, BATCH_BYTES
 from framework.service.queues import DeadLetter, Queue

@@ -9,11 +9,11 @@ from types import TracebackType
 from typing import Any, NoReturn, Protocol
 
 from framework.model.errors import EngineError
-from framework.model.exceptions import release
 from framework.model.frozen import frozen
 from framework.model.job import NO_IDS, Lease, Logger, ids_of, running
 from framework.model.options import QueueOptions
 from framework.model.outcome import Outcome
+from framework.model.text.exceptions import release
 
 
 @frozen

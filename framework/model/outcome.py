@@ -6,10 +6,10 @@ import contextlib
 from enum import StrEnum
 from typing import Literal
 
-from framework.model.exceptions import CONCEALED
 from framework.model.frozen import frozen
 from framework.model.job import Failure, Lease, Reason
 from framework.model.retry import LONGEST, RetryPolicy, Seconds, seconds
+from framework.model.text.exceptions import CONCEALED
 
 
 def _delay(value: Seconds) -> float:

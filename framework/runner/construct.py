@@ -10,7 +10,7 @@ import signal
 from contextlib import suppress
 
 from framework.model.errors import WorkerError
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 from framework.process import orphans
 from framework.process.forks import parent_goes_on
 from framework.process.supervisor import die_with_parent, threads

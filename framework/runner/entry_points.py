@@ -20,8 +20,8 @@ from framework.maintenance import AbandonedLeases, Burst, Declaring, HealthServe
 from framework.maintenance.probes import probes, processes, restarts
 from framework.model.errors import EngineError, WorkerError
 from framework.model.events import Event, ServiceMistake, SupervisorNote, WorkerReady
-from framework.model.exceptions import describe
 from framework.model.outcome import Outcome
+from framework.model.text.exceptions import describe
 from framework.process.forks import parent_goes_on
 from framework.process.scoreboard import EXPORTER, HOOKS, MAINTENANCE, Scoreboard
 from framework.process.signals import poke

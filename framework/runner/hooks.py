@@ -16,7 +16,7 @@ from functools import cache
 
 from framework.model.errors import WorkerError
 from framework.model.events import ServiceMistake
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 from framework.process.forks import parent_goes_on
 from framework.process.scoreboard import HOOKS, LEAVING, READY, Scoreboard
 from framework.process.signals import ignore, poke

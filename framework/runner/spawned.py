@@ -14,7 +14,7 @@ from typing import Any
 
 from framework.model.errors import WorkerError
 from framework.model.events import ServiceMistake
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 from framework.process import stdio
 from framework.process.blackbox import Pages, Store
 from framework.process.blackbox.store import SUFFIX

@@ -8,8 +8,8 @@ from opentelemetry import baggage
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 
-from framework.model.exceptions import cut
 from framework.model.job import Lease
+from framework.model.text.exceptions import cut
 
 MOST_GROUPS: Final = 100  # of a process; further ones are counted together
 OTHER: Final = "_OTHER"

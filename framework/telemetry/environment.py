@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 from framework.telemetry import config_file
 
 # How a reason begins when no part of the value stays in force.

@@ -19,8 +19,8 @@ from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from framework.model.errors import EnqueueError
-from framework.model.exceptions import describe, error_type
 from framework.model.outcome import JobInterrupted
+from framework.model.text.exceptions import describe, error_type
 from framework.telemetry import names
 from framework.telemetry.instruments import at, counter, histogram
 from framework.telemetry.logs.values import text_of

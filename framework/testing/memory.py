@@ -14,11 +14,11 @@ from framework.engine.memory.engine import MemoryEngine, MemoryStore
 from framework.engine.port import JobView, State
 from framework.model.attempt import Attempt, NoTracing, Tracing
 from framework.model.events import Event, HookFailed
-from framework.model.exceptions import clear_locals
 from framework.model.handling import Progress
 from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions
 from framework.model.outcome import JobInterrupted, Reject, RetryLater, Settlement
+from framework.model.text.exceptions import clear_locals
 from framework.service import queues as _queues
 from framework.service.app import Slot, WorkerApp
 from framework.service.codec import codec_for

@@ -26,7 +26,7 @@ from framework.admin.queues import QueueView
 from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import WorkerError
-from framework.model.exceptions import describe as described
+from framework.model.text.exceptions import describe as described
 from framework.model.text.printable import escape
 from framework.model.text.redaction import hider
 from framework.model.text.spans import span

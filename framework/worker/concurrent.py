@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from framework.model.exceptions import error_type
 from framework.model.job import Lease
 from framework.model.outcome import Disturbed, JobInterrupted
+from framework.model.text.exceptions import error_type
 from framework.process.forks import leave_if_forked
 from framework.process.standstill import Standstill
 from framework.service.app import Slot, WorkerApp

@@ -240,7 +240,11 @@ def test_a_store_that_does_not_exist_is_refused_and_an_empty_one_is_not(cli: Cli
     ("args", "code", "error"),
     [
         (("--against",), 2, "requires an argument"),
-        (("--against", "nonsense"), 2, "--against='nonsense': this is no URL of an engine; it begins"),
+        (
+            ("--against", "nonsense"),
+            2,
+            "--against='nonsense': this is no URL of an engine; it begins with one of spool:",
+        ),
         (("--against", "spool:"), 2, "write spool:DIR"),
         (("--against", "memory:"), 2, "lives in one process"),
         (("--against", "spool:/dev/null"), 3, "/dev/null"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from framework.model import events as e
-from framework.model.exceptions import LONGEST_NAME, cut, error_type
+from framework.model.text.exceptions import LONGEST_NAME, cut, error_type
 from framework.telemetry import names
 from framework.telemetry.export.aggregation import MOST_SERIES, Cells
 from framework.telemetry.ring import records

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framework.model.exceptions import clear_locals, describe, error_type, release
+from framework.model.text.exceptions import clear_locals, describe, error_type, release
 
 
 class Raises(Exception):

@@ -13,10 +13,10 @@ from framework.model.errors import (
     SettingsError,
     WorkerError,
 )
-from framework.model.exceptions import describe, error_type
 from framework.model.job import Failure, Job, Lease, span_id_of, trace_id_of
 from framework.model.outcome import Kind, Outcome, fail, reason_of
 from framework.model.retry import RetryPolicy
+from framework.model.text.exceptions import describe, error_type
 from tests.unit.helpers import a_job, a_lease
 
 FAILURE = Failure(1, "error", "x")

@@ -18,7 +18,7 @@ from framework.admin.store import Store
 from framework.engine.port import JobView
 from framework.model.errors import UsageError, WorkerError
 from framework.model.events import Event
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 
 AT_ONCE, KEPT = 3, 50  # tasks that run, and tasks that are remembered
 STEP = 0.05  # seconds for which a task may keep pages waiting

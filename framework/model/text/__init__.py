@@ -1,1 +1,1 @@
-"""Functions that make foreign text safe to display and remove secrets from it."""
+"""Functions that make foreign text, and what foreign exceptions say, safe to display, and remove secrets from it."""

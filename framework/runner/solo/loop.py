@@ -23,10 +23,10 @@ from typing import Any
 from framework.maintenance import Burst, Maintenance
 from framework.model.errors import WorkerError
 from framework.model.events import Event, SupervisorNote
-from framework.model.exceptions import describe
 from framework.model.job import Lease
 from framework.model.options import PoolOptions
 from framework.model.outcome import JobInterrupted
+from framework.model.text.exceptions import describe
 from framework.process.scoreboard import LEAVING, MAINTENANCE, READY, Scoreboard, process_start
 from framework.process.supervisor import ChildInfo
 from framework.runner.construct import construct

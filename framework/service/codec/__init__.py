@@ -14,8 +14,8 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from framework.model.errors import DeclarationError, InvalidPayload
-from framework.model.exceptions import describe
 from framework.model.outcome import conceal
+from framework.model.text.exceptions import describe
 from framework.service.codec.complaints import MISTAKES, declared_names, explain, explain_fully, explain_other
 from framework.service.codec.fidelity import Difference, Doubt, difference
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic_core import PydanticSerializationError, core_schema
 
-from framework.model.exceptions import describe
+from framework.model.text.exceptions import describe
 
 MISTAKES = (PydanticUserError, PydanticUndefinedAnnotation)  # in the payload type itself; they know no payload
 MOST = 3  # complaints in one message

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic_core import to_json
 
 from framework.model.errors import DeclarationError, caller_location
-from framework.model.exceptions import describe
 from framework.model.extras import Extras
 from framework.model.job import Job
 from framework.model.options import QueueOptions
+from framework.model.text.exceptions import describe
 from framework.service.codec import Codec, UndecodablePayload, codec_for
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import struct
 import time
 from typing import Final, NamedTuple
 
-from framework.model.exceptions import LONGEST_NAME, cut
+from framework.model.text.exceptions import LONGEST_NAME, cut
 
 ATTEMPT, OPERATION, EXPIRED, FACTS, RESCUED, COST = 1, 2, 3, 4, 5, 6
 SAMPLED, DROPPED = 1, 2  # flags: the record has a span; its span was left out for lack of room

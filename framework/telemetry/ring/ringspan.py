@@ -15,7 +15,7 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.trace import Span, SpanContext, Status, StatusCode, TraceFlags
 
-from framework.model.exceptions import error_type
+from framework.model.text.exceptions import error_type
 from framework.telemetry import names
 from framework.telemetry.attempts import Relations, as_numbers
 from framework.telemetry.logs.values import attributes_of, name_of, time_of

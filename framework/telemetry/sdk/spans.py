@@ -17,8 +17,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 
 from framework.model.attempt import Attempt, SpanIdentity
 from framework.model.events import AttemptLost
-from framework.model.exceptions import error_type
 from framework.model.job import Lease, running
+from framework.model.text.exceptions import error_type
 from framework.telemetry import names
 from framework.telemetry.attempts import End, Linkage, Planner, as_numbers, of_queue
 from framework.telemetry.logs.exceptions import ExceptionRecords

@@ -17,7 +17,6 @@ from typing import Any
 from framework.model.attempt import Attempt, Completing, NoTransactions, Tracing
 from framework.model.errors import EngineError
 from framework.model.events import Event, JobCost, JobFinished
-from framework.model.exceptions import describe, error_type
 from framework.model.handling import Context, Progress
 from framework.model.job import Failure, Lease
 from framework.model.options import QueueOptions, of_job
@@ -36,6 +35,7 @@ from framework.model.outcome import (
     fail,
     later,
 )
+from framework.model.text.exceptions import describe, error_type
 from framework.service.app import Handler, WorkerApp
 from framework.service.codec import UndecodablePayload, parse_lenient
 from framework.service.codec.upgrades import reader_of

@@ -6,9 +6,9 @@ from typing import cast
 
 from framework.model.attempt import Attempt
 from framework.model.events import JobFinished
-from framework.model.exceptions import describe, error_type
 from framework.model.job import Failure
 from framework.model.outcome import JobInterrupted, Outcome, reason_of
+from framework.model.text.exceptions import describe, error_type
 from framework.service.codec import UndecodablePayload
 
 

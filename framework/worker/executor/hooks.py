@@ -13,9 +13,9 @@ from itertools import islice
 from typing import Any
 
 from framework.model.events import Event, HookFailed
-from framework.model.exceptions import describe
 from framework.model.handling import Context
 from framework.model.job import Failure
+from framework.model.text.exceptions import describe
 from framework.process.forks import parent_goes_on
 from framework.service.app import WorkerApp
 
