@@ -99,7 +99,8 @@ class Top(App[int]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,h", "help", "help", key_display="?"),
         Binding("q", "leave(0)", "quit"),
-        Binding("slash", "filter", "filter", key_display="/"),
+        # First of all, so that the keys behind it, which may have come with it, go to the box and not to the rows.
+        Binding("slash", "filter", "filter", key_display="/", priority=True),
         Binding("escape", "close", "back"),
         Binding("p", "act('pause')", "pause/resume"),
         Binding("c", "act('cancel')", "cancel"),
@@ -332,7 +333,9 @@ class Top(App[int]):
         view = self._view
         if action == "act":
             return self.acting is not None and parameters[0] in view.verbs
-        if action in ("filter", "open"):
+        if action == "filter":
+            return bool(view.columns) and not self._box.has_focus and not self.screen.is_modal
+        if action == "open":
             return bool(view.columns)
         if action == "next":
             return bool(view.next or view.after)
