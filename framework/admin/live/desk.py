@@ -1,4 +1,4 @@
-"""The store behind the page: opened when it is first needed, used by one thread, and opened again after a failure."""
+"""The store of the page and of `worker top`: one thread uses it, from when it is needed, and opens it after a failure."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Desk:
         def ended(done: Future[object]) -> None:
             error = None if done.cancelled() else done.exception()
             if error is not None and not isinstance(error, WorkerError):
-                log.error("a read behind the pages failed", exc_info=error)
+                log.error("a read of the store failed", exc_info=error)
 
         self._executor().submit(self._run, call).add_done_callback(ended)
 

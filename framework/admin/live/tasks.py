@@ -1,4 +1,4 @@
-"""Acts on many jobs, which go on behind the page: they keep to a rate, tell how far they are, and can be stopped."""
+"""Acts on many jobs beside the page or `worker top`: they keep to a rate, tell how far they are, and can be stopped."""
 
 from __future__ import annotations
 
