@@ -1,4 +1,4 @@
-"""The store of the page and of `worker top`: one thread uses it, from when it is needed, and opens it after a failure."""
+"""The store of the page and of `worker top`: one thread uses it, which opens it when needed and after a failure."""
 
 from __future__ import annotations
 
