@@ -42,6 +42,7 @@ class Screen:
         self._screen = pyte.Screen(columns, lines)
         self._stream = pyte.ByteStream(self._screen)
         self._changed = threading.Condition()
+        self._gone = False
         self.raw = b""
         self._set_size(columns, lines)
         self.process = subprocess.Popen(
@@ -89,7 +90,8 @@ class Screen:
         with self._changed:
             while not happened(text := "\n".join(line.rstrip() for line in self._screen.display)):
                 left = end - time.monotonic()
-                assert left > 0, f"waited for {what}; there stands:\n{text}"
+                state = f"exit code {self.process.poll()}, {len(self.raw)} bytes, last {self.raw[-300:]!r}"
+                assert left > 0, f"waited for {what}; there stands:\n{text}\n{state}"
                 self._changed.wait(left)
         return text
 
@@ -112,8 +114,11 @@ class Screen:
         self._set_size(columns, lines)
 
     def hang_up(self) -> None:
-        """Take the terminal away. It is gone with the next output, which the reader waits for."""
-        os.close(self._main)
+        """Take the terminal away. It is gone with the next output, which the reader waits for.
+
+        Only the reader closes it: a number that is closed while it is read may be the next terminal's.
+        """
+        self._gone = True
 
     def ended(self) -> int:
         """Block until the command has ended; its exit code."""
@@ -123,14 +128,16 @@ class Screen:
         fcntl.ioctl(self._main, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def _read(self) -> None:
-        while True:
-            try:
+        try:
+            while not self._gone:
                 data = os.read(self._main, 65536)
-            except OSError as error:
-                if error.errno in (errno.EIO, errno.EBADF):
-                    return
+                with self._changed:
+                    self.raw += data
+                    self._stream.feed(data)
+                    self._changed.notify_all()
+        except OSError as error:
+            if error.errno != errno.EIO:  # the command has ended
                 raise
-            with self._changed:
-                self.raw += data
-                self._stream.feed(data)
-                self._changed.notify_all()
+        finally:
+            os.close(self._main)
+            self._main = -1

@@ -32,7 +32,9 @@ def spool(tmp_path: Path) -> Iterator[Tree]:
 
 def environ(tree: Tree) -> dict[str, str]:
     """The environment of a person who looks at a tree."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(("WORKER_", "NO_COLOR", "COLUMNS"))}
+    # pytest-xdist sets the size of a terminal, which would count more than that of the real one.
+    others = ("WORKER_", "NO_COLOR", "COLUMNS", "LINES")
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(others)}
     return kept | tree.environ | {"WORKER_ACTOR": "ada", "WORKER_LOG_LEVEL": "warning"}
 
 

@@ -28,7 +28,8 @@ def test_every_kind_has_a_verb() -> None:
 
 @pytest.mark.parametrize("url", ["", "x", "redis://localhost", "/var/spool", "Spool"])
 def test_unknown_engines(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"^WORKER_ENGINE_URL=.*: (no engine .*; there are|this is no URL .* with one of) spool:, memory:"):
+    said = r"^WORKER_ENGINE_URL=.*: (no engine .*; there are|this is no URL .* with one of) spool:, memory:"
+    with pytest.raises(SettingsError, match=said):
         open_engine(url, incarnation="a")
 
 
