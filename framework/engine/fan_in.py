@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from framework.model.errors import PayloadTooLarge
 from framework.model.fan_in import FanIn
 from framework.model.job import Job
 
@@ -58,3 +59,9 @@ class Gathering(Protocol):
 
     @property
     def fan_ins(self) -> FanIns: ...
+
+
+def refuse_too_large(follow_up: Job, most: int) -> None:
+    """Raise PayloadTooLarge if the payload has more bytes than the queue of the follow-up takes."""
+    if len(follow_up.payload) > most:
+        raise PayloadTooLarge(f"queue {follow_up.queue!r} takes payloads of {most} bytes")

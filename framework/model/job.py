@@ -13,6 +13,7 @@ from framework.model.frozen import frozen
 
 # The headers that the framework itself writes: the payload's type, and the context of the trace.
 FRAMEWORK_HEADERS = frozenset({"content-type", "traceparent", "tracestate", "baggage"})
+KEPT_FAILURES = 10  # failures that a history keeps besides the first
 Reason = Literal["error", "timeout", "worker_lost", "rejected", "expired", "invalid_payload"]
 
 
@@ -159,6 +160,11 @@ class Lease:
 
 # The lease of the job that runs in the current context: log lines of its handler, and of libraries, carry its ids.
 running: ContextVar[Lease | None] = ContextVar("framework_job", default=None)
+
+
+def kept(history: Sequence[Failure]) -> tuple[Failure, ...]:
+    """Return what a history keeps: the first failure and the latest ones, KEPT_FAILURES of them."""
+    return tuple(history) if len(history) <= KEPT_FAILURES + 1 else (history[0], *history[-KEPT_FAILURES:])
 
 
 def current_job() -> dict[str, object] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from framework.model.errors import PayloadTooLarge
+from framework.engine.fan_in import refuse_too_large
 from framework.model.extras import Extras
 from framework.model.fan_in import GIVEN_UP, FanIn, How, count, member_of, released
 from framework.model.job import Job
@@ -68,8 +68,7 @@ class MemoryFanIns:
         with self._store.lock:
             self._store.shelf(queue)
             most = self._store.shelf(follow_up.queue).options.max_payload_bytes
-            if len(follow_up.payload) > most:
-                raise PayloadTooLarge(f"queue {follow_up.queue!r} takes payloads of {most} bytes")
+            refuse_too_large(follow_up, most)
             self._store.fans.known.setdefault(follow_up.id, Gathered(follow_up, touched=self._clock()))
 
     def grow(self, queue: str, name: str, members: int) -> bool:

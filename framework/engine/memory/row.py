@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from framework.engine.port import JobView, State
-from framework.model.job import Failure, Job
-
-KEPT_FAILURES = 10  # failures that a history keeps besides the first
+from framework.model.job import Failure, Job, kept
 
 
 @dataclass(slots=True, eq=False)
@@ -52,10 +50,7 @@ class Row:
 
     def add_failure(self, failure: Failure) -> None:
         """Add a failure to the history, without its exception, whose traceback would keep every frame alive."""
-        history = (*self.job.history, replace(failure, exception=None))
-        if len(history) > KEPT_FAILURES + 1:
-            history = (history[0], *history[-KEPT_FAILURES:])
-        self.job = replace(self.job, history=history)
+        self.job = replace(self.job, history=kept((*self.job.history, replace(failure, exception=None))))
 
     def view(self, state: State) -> JobView:
         due = self.eligible_at if state == "delayed" else None

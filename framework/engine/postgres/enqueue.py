@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from framework.engine.fan_in import refuse_too_large
 from framework.engine.postgres.link import Failed, Link
 from framework.engine.postgres.rows import STORED, TYPES, key_of, offset_of, read_id, stored, write_id
 from framework.model.errors import (
@@ -261,8 +262,7 @@ class PostgresFanIns:
     def begin(self, queue: str, follow_up: Job) -> None:
         """Insert the row, with the follow-up as the document for its enqueue."""
         number, most = self._find(queue)[0], self._find(follow_up.queue)[1].max_payload_bytes
-        if len(follow_up.payload) > most:
-            raise PayloadTooLarge(f"queue {follow_up.queue!r} takes payloads of {most} bytes")
+        refuse_too_large(follow_up, most)
         self._rows(
             "insert into {schema}.fan_in (name, of_queue, touched, follow_up) values (%s, %s, {schema}.clock(), %s) "
             "on conflict do nothing",

@@ -9,11 +9,10 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from framework.model.extras import NONE, USUAL, unpack
-from framework.model.job import Failure, Job, Lease
+from framework.model.job import Failure, Job, Lease, kept
 
 Key = tuple[int, int, int]  # queue, place, delivery; the token of a lease
 
-KEPT_FAILURES = 10  # failures that a history keeps besides the first
 _OF_FAILURE = [one.name for one in fields(Failure) if one.name != "exception"]
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True).encode
 JOB = "home, id, uid, payload, headers, enqueued_at, not_before, ttl, chosen, scheduled_for, extras, history"
@@ -119,10 +118,7 @@ def _is_text(text: str) -> bool:
 
 def with_failure(history: Sequence[Failure], failure: Failure) -> str:
     """Return the stored form of a history with one failure more, without exceptions."""
-    found = [*history, failure]
-    if len(found) > KEPT_FAILURES + 1:
-        found = [found[0], *found[-KEPT_FAILURES:]]
-    return _ENCODE([{name: getattr(one, name) for name in _OF_FAILURE} for one in found])
+    return _ENCODE([{name: getattr(one, name) for name in _OF_FAILURE} for one in kept([*history, failure])])
 
 
 def read_history(text: str) -> tuple[Failure, ...]:

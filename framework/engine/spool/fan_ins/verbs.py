@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from framework.engine.fan_in import refuse_too_large
 from framework.engine.spool.disk.disk import Disk
 from framework.engine.spool.disk.layout import QueueDir
 from framework.engine.spool.fan_ins import record
 from framework.engine.spool.fan_ins.ends import WAIT
 from framework.engine.spool.format import job_file
-from framework.model.errors import PayloadTooLarge
 from framework.model.fan_in import FanIn
 from framework.model.job import Job
 
@@ -40,8 +40,7 @@ class SpoolFanIns:
         """Write the follow-up, then the record."""
         with self._at(queue, follow_up.id) as (spool, disk, here):
             most = spool.parts(follow_up.queue).queue.options.max_payload_bytes
-            if len(follow_up.payload) > most:
-                raise PayloadTooLarge(f"queue {follow_up.queue!r} takes payloads of {most} bytes")
+            refuse_too_large(follow_up, most)
             where = record.path(here, follow_up.id)
             disk.mkdir(record.directory(here))
             if disk.stat(where) is not None:
