@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -134,3 +135,13 @@ SETTLE: dict[str, Callable[[Owner, Lease], None]] = {
     "release": lambda broker, lease: broker.release([lease]),
     "release with a delay": lambda broker, lease: broker.release([lease], delay=FAR),
 }
+
+
+def taken_while_waiting(broker: Owner, act: Callable[[], object]) -> list[str]:
+    """The ids that a claim of one job gets, which waits while something is done."""
+    got: list[str] = []
+    thread = threading.Thread(target=lambda: got.extend(ids(take(broker))))
+    thread.start()
+    act()
+    thread.join(PATIENCE)
+    return got

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -19,7 +18,6 @@ from .helpers import (
     FAR,
     JOBS,
     LETTERS,
-    PATIENCE,
     SETTLE,
     a_failure,
     assert_nothing_to_claim,
@@ -30,6 +28,7 @@ from .helpers import (
     put,
     take,
     take_one,
+    taken_while_waiting,
 )
 
 FAIR = replace(JOBS, grouped=True)
@@ -180,12 +179,7 @@ def test_a_waiting_claim_gets_the_place_that_another_owner_gives_back(engine: En
     mine, other = engine.open(ONE), engine.open()
     put_in(engine, mine, "a0", "a1")
     lease = take_one(mine)
-    got: list[str] = []
-    thread = threading.Thread(target=lambda: got.extend(ids(take(other))))
-    thread.start()
-    ack(mine, [lease])
-    thread.join(PATIENCE)
-    assert got == ["a1"]
+    assert taken_while_waiting(other, lambda: ack(mine, [lease])) == ["a1"]
 
 
 def test_the_other_limits_count_as_well(engine: Engine) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,6 @@ from .helpers import (
     JOBS,
     JOBS_WITH_LETTERS,
     LETTERS,
-    PATIENCE,
     SETTLE,
     assert_nothing_to_claim,
     eventually,
@@ -28,6 +26,7 @@ from .helpers import (
     put,
     take,
     take_one,
+    taken_while_waiting,
 )
 
 TWO = replace(JOBS, max_running=2)
@@ -106,12 +105,7 @@ def test_a_waiting_claim_gets_the_share_that_another_owner_gives_back(engine: En
     mine, other = engine.open(replace(JOBS, max_running=1)), engine.open()
     put(engine, mine, "a", "b")
     lease = take_one(mine)
-    got: list[str] = []
-    thread = threading.Thread(target=lambda: got.extend(ids(take(other))))
-    thread.start()
-    ack(mine, [lease])
-    thread.join(PATIENCE)
-    assert got == ["b"]
+    assert taken_while_waiting(other, lambda: ack(mine, [lease])) == ["b"]
 
 
 def test_jobs_keep_their_order_below_the_limit(engine: Engine) -> None:

@@ -10,41 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import postgres
 from tests.support.processes import send
 from tests.support.services.acts import Task
 from tests.support.services.grouped import Grouped
 from tests.support.tree import Tree
 
-from .test_limits import workers
+from .pairs import start, two_trees, workers
 
-MODULE = "tests.support.services.grouped"
 KILLS = 8
 GROUPS, JOBS = "abcd", 15
 
 
 @pytest.fixture(params=["spool", "postgresql"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tree, Tree]]:
-    """Two trees with one store and one ledger."""
-    url = ""
-    if request.param == "postgresql":
-        postgres.empty(postgres.shared())
-        url = f"{postgres.shared().url}?local_dir={tmp_path}/spool"
-    found = Tree(tmp_path, url), Tree(tmp_path, url)
-    for tree in found:
-        tree.app = Grouped
-    yield found
-    for tree in found:
-        tree.close()
+    with two_trees(request.param, tmp_path, Grouped) as found:
+        yield found
 
 
 @pytest.mark.parametrize("queue", ["alone", "strict"])
 def test_killed_workers_break_neither_limit_nor_order(pair: tuple[Tree, Tree], queue: str) -> None:
     chance, one = random.Random(11), getattr(Grouped, queue)
-    for tree in pair:
-        tree.start("--queue", queue, module=MODULE, ready=False)
-    for tree in pair:
-        tree.wait_event("worker_ready", 3)
+    start(pair, queue, 3)
     for number in range(JOBS):
         for group in GROUPS:
             pair[0].enqueue(one, Task(key=f"{group}{number}", seconds=chance.choice((0.0, 0.02, 0.05))))

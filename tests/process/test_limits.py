@@ -7,17 +7,17 @@ import os
 import random
 import signal
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from framework.process.scoreboard import Scoreboard, SlotState
-from tests.support import postgres
 from tests.support.processes import send
 from tests.support.services.acts import Task
 from tests.support.services.limited import MOST, Limited
 from tests.support.tree import Tree
+
+from .pairs import start, two_trees, workers
 
 MODULE = "tests.support.services.limited"
 KILLS = 8
@@ -25,37 +25,8 @@ KILLS = 8
 
 @pytest.fixture(params=["spool", "postgresql"])
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Tree, Tree]]:
-    """Two trees with one store and one ledger."""
-    url = ""
-    if request.param == "postgresql":
-        postgres.empty(postgres.shared())
-        url = f"{postgres.shared().url}?local_dir={tmp_path}/spool"
-    found = Tree(tmp_path, url), Tree(tmp_path, url)
-    for tree in found:
-        tree.app = Limited
-    yield found
-    for tree in found:
-        tree.close()
-
-
-def start(pair: tuple[Tree, Tree], queue: str, workers: int) -> None:
-    for tree in pair:
-        tree.start("--queue", queue, module=MODULE, ready=False)
-    for tree in pair:
-        tree.wait_event("worker_ready", workers)
-
-
-def workers(pair: tuple[Tree, Tree], queue: str) -> list[SlotState]:
-    """The living workers of both trees."""
-    found: list[SlotState] = []
-    for path in pair[0].boards():
-        with suppress(OSError, ValueError):
-            found += [
-                slot for slot in Scoreboard.open(path).all_slots() if slot.pid and slot.name.startswith(f"{queue}/")
-            ]
-    for slot in found:
-        pair[0].pids.add((slot.pid, slot.pid_start))
-    return found
+    with two_trees(request.param, tmp_path, Limited) as found:
+        yield found
 
 
 @pytest.mark.parametrize(("queue", "count"), [("few", 3), ("many", 2)])
